@@ -1,0 +1,105 @@
+"""From options and the project's defaults to manifests, maps, a plan and a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptdoctor.cli.options import MapOptions, PolicyOptions, SourceOptions, TargetOptions
+from ckptdoctor.config import Config, find_config
+from ckptdoctor.errors import UsageError
+from ckptdoctor.keymap import KeyMap, load_map
+from ckptdoctor.model import Manifest
+from ckptdoctor.plan import Plan, make_plan
+from ckptdoctor.policy import Policy, make_policy
+from ckptdoctor.source import read_manifest
+from ckptdoctor.targets import parse_target_args, resolve_target
+from ckptdoctor.wrappers import align
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a comparing command was asked for."""
+
+    source: str
+    target: str | None
+    source_options: SourceOptions
+    target_options: TargetOptions
+    map_options: MapOptions
+
+    def plan(self, config: Config) -> Plan:
+        """Read, resolve, align, plan."""
+        maps = key_maps(self.map_options, config)
+        selected = self.source_options.select or _selected_by(maps) or config.select
+        source = read_manifest(self.source, selected=selected)
+        target = target_manifest(self.target, self.target_options, config)
+        aligned = align(source, target, _strip(self.source_options, maps, config))
+        return make_plan(aligned.source, aligned.target, maps)
+
+
+def project_config() -> Config:
+    """The defaults that hold in the working directory."""
+    return find_config(Path.cwd())
+
+
+def key_maps(options: MapOptions, config: Config) -> list[KeyMap]:
+    """The maps that are named, else the project's."""
+    if options.no_map and options.maps:
+        raise UsageError("--map and --no-map contradict each other")
+    paths: Iterable[Path] = options.maps or (() if options.no_map else config.maps)
+    return [load_map(path) for path in paths]
+
+
+def target_manifest(reference: str | None, options: TargetOptions, config: Config) -> Manifest | None:
+    """The target that is named, else the project's, else none."""
+    arguments = parse_target_args(options.target_arg or [])
+    if options.no_target:
+        if reference is not None:
+            raise UsageError("a target and --no-target contradict each other")
+        return None
+    if reference is not None:
+        return resolve_target(reference, config=options.target_config, arguments=arguments, search_path=config.folder)
+    if config.target is None and options.target_config is None:
+        if arguments:
+            raise UsageError("--target-arg without a target", hint="name the target: pkg.mod:Name")
+        return None
+    settings = options.target_config or config.target_config
+    return resolve_target(
+        config.target, config=settings, arguments={**config.target_args, **arguments}, search_path=config.folder
+    )
+
+
+def policy_of(options: PolicyOptions, config: Config, *, always: Iterable[str] = ()) -> Policy:
+    """The policy that is asked for: each flag replaces the default that it names. `always` are checks that are made anyway."""
+    named = ",".join(options.fail_on).split(",") if options.fail_on else config.fail_on
+    return make_policy(
+        max_random=options.max_random if options.max_random is not None else config.max_random,
+        max_unexpected=options.max_unexpected if options.max_unexpected is not None else config.max_unexpected,
+        allow_random=options.allow_random or config.allow_random,
+        allow_unexpected=options.allow_unexpected or config.allow_unexpected,
+        fail_on=[*named, *always],
+    )
+
+
+def need_target(plan: Plan) -> None:
+    """Raise UsageError for a judgement without anything to judge against."""
+    if not plan.has_target:
+        raise UsageError(
+            "there is no target to judge against",
+            hint="name one (pkg.mod:Name, a checkpoint, a manifest), or set target in ckptdoctor.yaml",
+        )
+
+
+def _strip(options: SourceOptions, maps: Iterable[KeyMap], config: Config) -> list[str] | None:
+    """Wrapper segments by flag, by the first map that says so, or by the project; None: to be found."""
+    if options.strip is not None:
+        return [part for part in options.strip.replace(".", ",").split(",") if part]
+    for key_map in maps:
+        if key_map.strip is not None:
+            return list(key_map.strip)
+    return None if config.strip is None else list(config.strip)
+
+
+def _selected_by(maps: Iterable[KeyMap]) -> str | None:
+    return next(("/".join(key_map.select) for key_map in maps if key_map.select), None)

@@ -1,0 +1,47 @@
+"""`ckptdoctor inspect`: what is in a checkpoint or a target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ckptdoctor.cli.inputs import project_config, target_manifest
+from ckptdoctor.cli.options import OutputOptions, SourceOptions, TargetOptions
+from ckptdoctor.cli.output import check_options, publish
+from ckptdoctor.files import write_text
+from ckptdoctor.formats.manifest import manifest_json
+from ckptdoctor.reports import Inspection
+from ckptdoctor.source import describe
+from ckptdoctor.targets import names_code
+from ckptdoctor.wrappers import EVERYWHERE, stripped
+
+
+def inspect(
+    reference: Annotated[
+        str, typer.Argument(metavar="SOURCE|TARGET", help="A checkpoint, a manifest, or a model reference.")
+    ],
+    source: SourceOptions,
+    target: TargetOptions,
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--manifest", metavar="OUT.json", help="Write the manifest, to stand in for the file or model."),
+    ] = None,
+    output: OutputOptions = OutputOptions(),  # noqa: B008
+) -> int:
+    """Show what is in a checkpoint or in a target: keys, shapes, dtypes, and where they lie."""
+    check_options(output)
+    facts: tuple[str, ...]
+    if names_code(reference):
+        listed, facts = target_manifest(reference, target, project_config()), ()
+    else:
+        listed, facts = describe(reference, selected=source.select)
+    assert listed is not None
+    segments = EVERYWHERE if source.strip is None else [part for part in source.strip.split(",") if part]
+    listed = stripped(listed, segments)
+    if manifest is not None:
+        write_text(manifest, manifest_json(listed), overwrite=True)
+        facts = (*facts, f"manifest written to {manifest}")
+    publish(Inspection(listed, names_code(reference), facts, output.every_key), output)
+    return 0

@@ -1,0 +1,146 @@
+"""Options that several commands share, as dataclasses; `command` lays their fields out as parameters for Typer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from ckptdoctor.cli.guard import guarded
+
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint, or a manifest.")]
+Target = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[TARGET]",
+        help="pkg.mod:Name, file.py:Name, a YAML/JSON with _target_ or class_path, a checkpoint, or a manifest.",
+    ),
+]
+
+
+@dataclass(slots=True)
+class OutputOptions:
+    """How a result is shown."""
+
+    format: Annotated[str, typer.Option("--format", "-f", help="table, json or markdown.")] = "table"
+    report: Annotated[
+        list[str] | None,
+        typer.Option("--report", metavar="KIND=PATH", help="Write a report too (- is stdout). Repeatable."),
+    ] = None
+    every_key: Annotated[bool, typer.Option("--all", help="One row a key, no grouping.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The closing sentence only.")] = False
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False
+    color: Annotated[str, typer.Option("--color", metavar="WHEN", help="auto, always or never.")] = "auto"
+
+
+@dataclass(slots=True)
+class SourceOptions:
+    """Which tensors of the file are meant, and under which names."""
+
+    select: Annotated[
+        str | None, typer.Option("--select", metavar="A/B", help="Where the weights lie in the file (. is the root).")
+    ] = None
+    strip: Annotated[
+        str | None,
+        typer.Option("--strip", metavar="A,B", help="Wrapper segments to take out of the keys ('' for none)."),
+    ] = None
+
+
+@dataclass(slots=True)
+class TargetOptions:
+    """How the target is built."""
+
+    target_config: Annotated[
+        Path | None, typer.Option("--target-config", metavar="FILE", help="YAML or JSON with the target's arguments.")
+    ] = None
+    target_arg: Annotated[
+        list[str] | None, typer.Option("--target-arg", metavar="K=V", help="One argument of the target. Repeatable.")
+    ] = None
+    no_target: Annotated[bool, typer.Option("--no-target", help="Leave the project's default target out.")] = False
+
+
+@dataclass(slots=True)
+class MapOptions:
+    """Which maps are applied."""
+
+    maps: Annotated[
+        list[Path] | None, typer.Option("--map", "-m", metavar="MAP", help="A map. Repeatable, in order.")
+    ] = None
+    no_map: Annotated[bool, typer.Option("--no-map", help="Leave the project's default maps out.")] = False
+
+
+@dataclass(slots=True)
+class MatchOptions:
+    """Which keys are shown."""
+
+    match: Annotated[list[str] | None, typer.Option("--match", metavar="PATTERN", help="Show only these keys.")] = None
+
+
+@dataclass(slots=True)
+class PolicyOptions:
+    """What is allowed."""
+
+    max_random: Annotated[
+        str | None,
+        typer.Option("--max-random", metavar="N|P%", help="At most so many parameters may be random, fresh or not."),
+    ] = None
+    allow_random: Annotated[
+        list[str] | None, typer.Option("--allow-random", metavar="PATTERN", help="These may stay random. Repeatable.")
+    ] = None
+    max_unexpected: Annotated[
+        str | None, typer.Option("--max-unexpected", metavar="N|P%", help="At most so many may be left unused.")
+    ] = None
+    allow_unexpected: Annotated[
+        list[str] | None,
+        typer.Option("--allow-unexpected", metavar="PATTERN", help="These may be left unused. Repeatable."),
+    ] = None
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option("--fail-on", metavar="CHECKS", help="Also fail on: mismatched,dtype,tied,unexpected,buffers."),
+    ] = None
+
+
+def command(app: typer.Typer, name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Register a function as a command: dataclass parameters are laid out as options.
+
+    What it returns is the exit status; exceptions become one too.
+    """
+
+    def register(function: Callable[..., int]) -> Callable[..., int]:
+        hints = get_type_hints(function, include_extras=True)
+        groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+        parameters = []
+        for parameter in inspect.signature(function).parameters.values():
+            group = groups.get(parameter.name)
+            parameters += (
+                [_parameter(field, group) for field in fields(group)]
+                if group
+                else [parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)]
+            )
+
+        def run(**given: Any) -> None:
+            with guarded(as_json=lambda: given.get("format") == "json"):
+                values = {
+                    key: group(**{field.name: given.pop(field.name) for field in fields(group)})
+                    for key, group in groups.items()
+                }
+                status = function(**values, **given)
+            raise typer.Exit(status)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__doc__ = function.__doc__
+        app.command(name)(run)
+        return function
+
+    return register
+
+
+def _parameter(field: Field[Any], group: type) -> inspect.Parameter:
+    annotation = get_type_hints(group, include_extras=True)[field.name]
+    default = inspect.Parameter.empty if field.default is MISSING else field.default
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -1,0 +1,9 @@
+"""Carry a plan out: `execute` streams tensors from file to file, `apply` does the same to a state dict in memory.
+
+values.py computes what an op has to compute; it is the only place that needs torch.
+"""
+
+from ckptdoctor.execute.file import execute, keeps_parameter_order
+from ckptdoctor.execute.memory import apply
+
+__all__ = ["apply", "execute", "keeps_parameter_order"]

@@ -1,0 +1,74 @@
+"""Checkpoint formats: one file each, listed in the tables below; a new format is one more file and one more line here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ckptdoctor.errors import CheckpointNotFound, CorruptCheckpoint, UnknownFormat
+from ckptdoctor.formats.base import Checkpoint, Probe, Reader, Writer
+from ckptdoctor.formats.lookalikes import lookalike
+from ckptdoctor.formats.manifest import ManifestReader
+from ckptdoctor.formats.safetensors import SafetensorsReader, SafetensorsWriter
+from ckptdoctor.formats.torch import TorchReader, TorchWriter
+
+READERS: Sequence[Reader] = (TorchReader(), SafetensorsReader(), ManifestReader())
+WRITERS: Sequence[Writer] = (TorchWriter(), SafetensorsWriter())
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a checkpoint of any known format, recognised by its content.
+
+    Raises CheckpointNotFound, UnknownFormat (with what each format said) or CorruptCheckpoint.
+    """
+    probe = _probe(Path(path))
+    refusals = []
+    for reader in READERS:
+        refusal = reader.refusal(probe)
+        if refusal is None:
+            return reader.open(probe.path)
+        refusals.append(f"{reader.name}: {refusal}")
+    if (known := lookalike(probe)) is not None:
+        raise known
+    tried = "; ".join(refusals)
+    raise UnknownFormat(
+        f"{path} is no checkpoint of a known format ({tried})",
+        path=path,
+        hint="checkpoints of torch.save, safetensors files and ckptdoctor manifests are known",
+    )
+
+
+def writer_for(path: str | os.PathLike[str], source_format: str) -> Writer:
+    """The writer for an output: by the ending of its name, else the format of the source."""
+    suffix = Path(path).suffix.lower()
+    by_suffix = [writer for writer in WRITERS if suffix in writer.suffixes]
+    by_format = [writer for writer in WRITERS if writer.name == source_format]
+    return (by_suffix or by_format or list(WRITERS))[0]
+
+
+def _probe(path: Path) -> Probe:
+    try:
+        status = path.stat()
+        if path.is_dir():
+            return Probe(path, True, 0, b"")
+        if not path.is_file():
+            raise CheckpointNotFound(f"{path} is not a regular file", path=path)
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except FileNotFoundError:
+        raise CheckpointNotFound(f"there is no file {path}", path=path, hint=_near(path)) from None
+    except OSError as error:
+        raise CheckpointNotFound(f"cannot read {path}: {error.strerror}", path=path) from None
+    if not status.st_size:
+        raise CorruptCheckpoint(f"{path} is empty", path=path, hint="copy or download it again")
+    return Probe(path, False, status.st_size, head)
+
+
+def _near(path: Path) -> str | None:
+    from ckptdoctor.text import did_you_mean
+
+    folder = path.parent
+    if not folder.is_dir():
+        return f"there is no folder {folder} either"
+    return did_you_mean(path.name, (entry.name for entry in folder.iterdir()))

@@ -1,0 +1,183 @@
+"""What every format gives and takes: a `Reader` recognises a file and opens it as a `Checkpoint`, a `Writer` writes tensors
+and, where it can, the envelope of the checkpoint they come from. A new format is one file with a subclass of these and one
+line in the table of `formats/__init__.py`; tests/contracts/test_formats.py then covers it."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, TypeAlias
+
+from ckptdoctor.errors import CheckpointError
+from ckptdoctor.files import Observer, OutputFile, SourceFile
+from ckptdoctor.model import Layout, Manifest, TensorSpec
+from ckptdoctor.strided import gather
+
+Place: TypeAlias = tuple[str, ...]
+"""The way from the root of a file to a mapping that holds tensors: `("state_dict",)`; `()` is the root itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a reader sees of a path before it says whether it can read it."""
+
+    path: Path
+    is_folder: bool
+    size: int
+    head: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor in a file: its spec, the storage that holds it, and how it lies in there.
+
+    Tensors with one `storage` share memory. `start` says at which byte of the file that storage begins, `extent` how many
+    bytes it has; it is a function because finding it may need a read.
+    """
+
+    spec: TensorSpec
+    storage: str
+    start: Callable[[], int]
+    extent: int
+    layout: Layout
+    big_endian: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """A tensor to be written under `key` (as it will stand in the file): copied from the source, or computed.
+
+    `tied_to` is a key of the same output whose memory this one shares; then neither of the others is used.
+    """
+
+    key: str
+    spec: TensorSpec
+    stored: StoredTensor | None = None
+    compute: Callable[[], bytes] | None = None
+    tied_to: str | None = None
+
+    def chunks(self, source: Checkpoint) -> Iterator[bytes]:
+        """The values, packed and little-endian."""
+        if self.compute is not None:
+            return iter((self.compute(),))
+        if self.stored is None:
+            raise ValueError(f"{self.key} is tied: it has no values of its own")
+        return source.values(self.stored)
+
+
+@dataclass(slots=True)
+class Written:
+    """What a writer reports back: sha256 of each tensor's values (where wanted), and what had to be left out."""
+
+    digests: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """How to write: with digests or not, what becomes of the optimizer states, who is shown the bytes."""
+
+    digests: bool = True
+    drop_optimizer: bool = False
+    observers: tuple[Observer, ...] = ()
+
+
+class Checkpoint(ABC):
+    """An opened file. `places` lists the mappings that hold tensors, with the tensors directly in them."""
+
+    format: ClassVar[str]
+    has_data: ClassVar[bool] = True
+    places: Mapping[Place, Manifest]
+    metadata: Mapping[str, str]
+    globals: tuple[str, ...] = ()
+
+    def __init__(self, source: SourceFile) -> None:
+        self.source = source
+        self.metadata = {}
+
+    @property
+    def path(self) -> Path:
+        """The file, as it was given."""
+        return self.source.path
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole checkpoint on disk."""
+        return self.source.size
+
+    @abstractmethod
+    def stored(self, place: Place) -> Mapping[str, StoredTensor]:
+        """The tensors at a place, by key; raises CheckpointError where the file holds no data."""
+
+    def values(self, tensor: StoredTensor) -> Iterator[bytes]:
+        """The elements in row-major order, packed, little-endian, a chunk at a time."""
+        return gather(self.source, tensor.start(), tensor.extent, tensor.layout, big_endian=tensor.big_endian)
+
+    def others(self, place: Place) -> list[str]:
+        """Keys at a place whose values are no dense tensors (`_extra_state`, sparse tensors, ...)."""
+        return []
+
+    def has_optimizer(self) -> bool:
+        """Whether optimizer states lie beside the weights."""
+        return False
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.source.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Where the tensors come from: the opened source, and the place in it whose weights are replaced."""
+
+    source: Checkpoint
+    place: Place
+
+
+class Reader(ABC):
+    """Recognises and opens one format."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def refusal(self, probe: Probe) -> str | None:
+        """None if this looks like the reader's format, else why not, in a few words."""
+
+    @abstractmethod
+    def open(self, path: Path) -> Checkpoint:
+        """Open for reading; raises CheckpointError where the file is damaged."""
+
+
+class Writer(ABC):
+    """Writes one format."""
+
+    name: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def write(
+        self, output: OutputFile, tensors: Sequence[OutputTensor], origin: Envelope, options: WriteOptions
+    ) -> Written:
+        """Write the tensors, and what else the source holds around them as far as the format can hold it."""
+
+
+def no_data(checkpoint: Checkpoint) -> CheckpointError:
+    """The error for reading tensors where there are none."""
+    return CheckpointError(
+        f"{checkpoint.path} is a manifest: it lists tensors and holds none of their data",
+        path=checkpoint.path,
+        hint="give the checkpoint itself",
+    )
+
+
+def sha256_of(chunks: Iterable[bytes]) -> str:
+    """The digest of a tensor's values, as receipts hold it."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,53 @@
+"""Files that are given for checkpoints and are none: what they are, and what to do instead."""
+
+from __future__ import annotations
+
+from ckptdoctor.errors import CheckpointError, UnknownFormat, UnsafeCheckpoint
+from ckptdoctor.formats.base import Probe
+from ckptdoctor.pickles import PickleError, parse
+
+_BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run: git lfs pull"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first"),
+    (b"\x1f\x8b", "a gzip file", "unpack it first (gunzip, tar xzf)"),
+    (b"BZh", "a bzip2 file", "unpack it first"),
+    (b"\xfd7zXZ", "an xz file", "unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it first"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras?)", "convert it to safetensors with the library that wrote it"),
+    (b"GGUF", "a GGUF file", "convert it to safetensors with the tools of llama.cpp"),
+    (b"\x93NUMPY", "a NumPy array", "save a state dict with torch.save or safetensors"),
+)
+_HTML = (b"<!doctype html", b"<html", b"<?xml", b"<head")
+
+
+def lookalike(probe: Probe) -> CheckpointError | None:
+    """The error that says what the file is, if it is something well known."""
+    if probe.is_folder:
+        return _unknown(probe, "a folder, and folders of shards are not read yet", "give one of the files in it")
+    if probe.head.lstrip()[:20].lower().startswith(_HTML):
+        return _unknown(probe, "a web page, not a checkpoint", "the download needs a login or another address")
+    for beginning, what, hint in _BEGINNINGS:
+        if probe.head.startswith(beginning):
+            return _unknown(probe, what, hint)
+    if probe.head[257:262] == b"ustar":
+        return _unknown(
+            probe, "a tar archive (torch before 0.1.10 wrote such files)", "load and save it with torch once"
+        )
+    return _pickle(probe)
+
+
+def _unknown(probe: Probe, what: str, hint: str) -> UnknownFormat:
+    return UnknownFormat(f"{probe.path} is {what}", path=probe.path, hint=hint)
+
+
+def _pickle(probe: Probe) -> CheckpointError | None:
+    """A bare pickle: named with what it would call, if its beginning shows that already."""
+    if probe.head[:1] != b"\x80" or probe.head[1] > 5:
+        return None
+    resave = "load it where it was written and save the state dict with torch.save"
+    try:
+        would_call = parse(probe.head).globals
+    except PickleError:
+        return _unknown(probe, "a bare pickle, or a torch file from before 1.6", resave)
+    named = f"; to load it would call {', '.join(would_call)}" if would_call else ""
+    return UnsafeCheckpoint(f"{probe.path} is a bare pickle, not a checkpoint{named}", path=probe.path, hint=resave)

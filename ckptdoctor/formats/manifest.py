@@ -1,0 +1,113 @@
+"""Manifest files: the keys, shapes and dtypes of a checkpoint or a model in a small JSON file, in state-dict order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ckptdoctor.errors import CorruptCheckpoint
+from ckptdoctor.files import SourceFile
+from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader, StoredTensor, no_data
+from ckptdoctor.model import DTYPES, Manifest, TensorSpec
+from ckptdoctor.strictjson import StrictJsonError, loads
+
+SCHEMA = "ckptdoctor/manifest/1"
+MAX_BYTES = 1 << 28
+
+
+def manifest_json(manifest: Manifest) -> str:
+    """The text of a manifest file, one tensor a line."""
+    lines = ",\n".join("    " + json.dumps(_row(spec)) for spec in manifest.values())
+    return f'{{\n  "schema": "{SCHEMA}",\n  "tensors": [\n{lines}\n  ]\n}}\n'
+
+
+def _row(spec: TensorSpec) -> dict[str, Any]:
+    return {
+        "key": spec.stored_key,
+        "shape": spec.shape,
+        "dtype": spec.dtype.name,
+        "kind": spec.kind,
+        "tied_to": spec.tied_to,
+    }
+
+
+class ManifestCheckpoint(Checkpoint):
+    """A manifest in the place of a checkpoint: everything but the data."""
+
+    format = "manifest"
+    has_data = False
+
+    def __init__(self, source: SourceFile, manifest: Manifest) -> None:
+        super().__init__(source)
+        self.places: Mapping[Place, Manifest] = {(): manifest}
+
+    def stored(self, place: Place) -> Mapping[str, StoredTensor]:
+        """Never there."""
+        raise no_data(self)
+
+
+class ManifestReader(Reader):
+    """Opens the JSON files that `inspect --manifest` writes."""
+
+    name = "manifest"
+
+    def refusal(self, probe: Probe) -> str | None:
+        """It must begin like a JSON object that names the schema."""
+        if probe.is_folder or not probe.head.lstrip().startswith(b"{"):
+            return "not a JSON object"
+        return None if b"ckptdoctor/manifest/" in probe.head else f"no JSON with the schema {SCHEMA}"
+
+    def open(self, path: Path) -> Checkpoint:
+        """Read the whole file, which is small."""
+        source = SourceFile(path)
+        try:
+            if source.size > MAX_BYTES:
+                raise StrictJsonError(f"{source.size:,} bytes are too many for a manifest")
+            return ManifestCheckpoint(source, _parse(loads(source.read(0, source.size))))
+        except StrictJsonError as error:
+            source.close()
+            raise CorruptCheckpoint(
+                f"{path} is no valid manifest: {error}",
+                path=path,
+                hint="write it anew with ckptdoctor inspect --manifest",
+            ) from None
+
+
+def _parse(document: Any) -> Manifest:
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise StrictJsonError(f"the schema is not {SCHEMA}")
+    rows = document.get("tensors")
+    if not isinstance(rows, list):
+        raise StrictJsonError("there is no list of tensors")
+    specs = [_spec(row, number) for number, row in enumerate(rows)]
+    keys = {spec.key for spec in specs}
+    for spec in specs:
+        if spec.tied_to is not None and spec.tied_to not in keys:
+            raise StrictJsonError(f"{spec.key!r} is tied to {spec.tied_to!r}, which is not there")
+    try:
+        return Manifest(specs)
+    except ValueError as error:
+        raise StrictJsonError(str(error)) from None
+
+
+def _spec(row: Any, number: int) -> TensorSpec:
+    if not isinstance(row, dict) or not {"key", "shape", "dtype"} <= row.keys():
+        raise StrictJsonError(f"tensors[{number}] has no key, shape and dtype")
+    key, shape, dtype = row["key"], row["shape"], row["dtype"]
+    kind: Any = row.get("kind") or "unknown"
+    tied_to = row.get("tied_to")
+    good = (
+        isinstance(key, str)
+        and isinstance(shape, list)
+        and all(type(size) is int and 0 <= size < 1 << 63 for size in shape[:64])
+        and len(shape) <= 64
+        and isinstance(dtype, str)
+        and dtype in DTYPES
+        and kind in ("parameter", "buffer", "unknown")
+        and (tied_to is None or isinstance(tied_to, str))
+    )
+    if not good:
+        raise StrictJsonError(f"tensors[{number}] has a field of a wrong kind")
+    return TensorSpec(key, tuple(shape), DTYPES[dtype], kind, tied_to)

@@ -1,0 +1,219 @@
+"""safetensors files: eight bytes with the header's length, a JSON header, then the tensors' bytes without gaps.
+
+The header is read strictly (see `_header`): what two readers could understand differently is refused. Tensors that share
+memory are stored once and named in `__metadata__` as `safetensors.torch.save_model` does it: `{second key: first key}`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ckptdoctor.errors import CorruptCheckpoint
+from ckptdoctor.files import TRUNCATED, OutputFile, SourceFile
+from ckptdoctor.formats.base import (
+    Checkpoint,
+    Envelope,
+    OutputTensor,
+    Place,
+    Probe,
+    Reader,
+    StoredTensor,
+    WriteOptions,
+    Writer,
+    Written,
+)
+from ckptdoctor.model import DTYPES, Manifest, TensorSpec, packed
+from ckptdoctor.strictjson import StrictJsonError, loads
+
+MAX_HEADER = 100_000_000
+
+_DTYPES = {
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64", "BOOL": "bool"},
+    **{
+        f"{letter}{bits}": f"{name}{bits}" for letter, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)
+    },
+    **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"},
+    **{"F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz"},
+    **{"F4": "float4_e2m1fn_x2", "F6_E2M3": "float6_e2m3fn", "F6_E3M2": "float6_e3m2fn"},
+}
+_NAMES = {torch_name: name for name, torch_name in _DTYPES.items()}
+
+
+class SafetensorsCheckpoint(Checkpoint):
+    """An opened safetensors file: one flat list of tensors."""
+
+    format = "safetensors"
+
+    def __init__(self, source: SourceFile) -> None:
+        super().__init__(source)
+        rows, self.metadata, self._data = _header(source)
+        self._spans = {key: span for key, (_, span) in rows.items()}
+        tied = {key: first for key, first in self.metadata.items() if first in rows and key not in rows}
+        specs = [spec for spec, _ in rows.values()]
+        specs += [_tied_spec(key, rows[first][0]) for key, first in tied.items()]
+        self.places: Mapping[Place, Manifest] = {(): Manifest(specs)}
+        self.tied = tied
+
+    def stored(self, place: Place) -> Mapping[str, StoredTensor]:
+        """Every tensor fills its own span."""
+        return {spec.key: self._stored(spec) for spec in self.places[place].values()}
+
+    def _stored(self, spec: TensorSpec) -> StoredTensor:
+        storage = spec.tied_to or spec.key
+        begin, end = self._spans[storage]
+        offset = self._data + begin
+        layout = packed(spec.dtype, spec.shape)
+        return StoredTensor(spec, storage, lambda: offset, end - begin, layout)
+
+
+class SafetensorsReader(Reader):
+    """Opens a single .safetensors file."""
+
+    name = "safetensors"
+
+    def refusal(self, probe: Probe) -> str | None:
+        """The ninth byte opens a JSON object and the first eight are a plausible length."""
+        if probe.is_folder or probe.size < 10 or probe.head[8:9] != b"{":
+            return "no header length followed by a JSON object"
+        (length,) = struct.unpack("<Q", probe.head[:8])
+        return None if length <= MAX_HEADER else "the header would be longer than 100 MB"
+
+    def open(self, path: Path) -> Checkpoint:
+        """Read and check the header; no tensor is read."""
+        source = SourceFile(path)
+        try:
+            return SafetensorsCheckpoint(source)
+        except StrictJsonError as error:
+            source.close()
+            hint = TRUNCATED if "ends" in str(error) else None
+            raise CorruptCheckpoint(f"{path} is a damaged safetensors file: {error}", path=path, hint=hint) from None
+
+
+Row = tuple[TensorSpec, tuple[int, int]]
+
+
+def _header(source: SourceFile) -> tuple[dict[str, Row], dict[str, str], int]:
+    """Tensors with their spans, the metadata, and where the data begins."""
+    (length,) = struct.unpack("<Q", source.read(0, 8))
+    if length > min(MAX_HEADER, source.size - 8):
+        raise StrictJsonError(f"its header of {length:,} bytes ends beyond the file")
+    document = loads(source.read(8, length))
+    if not isinstance(document, dict):
+        raise StrictJsonError("the header is no object")
+    metadata = _metadata(document.pop("__metadata__", None))
+    rows = {key: _row(key, row) for key, row in document.items()}
+    _check_spans(rows, source.size - 8 - length)
+    return rows, metadata, 8 + length
+
+
+def _metadata(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise StrictJsonError("__metadata__ is no mapping of texts")
+    return value
+
+
+def _row(key: str, row: Any) -> Row:
+    if not isinstance(row, dict) or row.keys() != {"dtype", "shape", "data_offsets"}:
+        raise StrictJsonError(f"the entry of {key!r} has not exactly dtype, shape and data_offsets")
+    shape, span = _counts(key, row["shape"]), _counts(key, row["data_offsets"])
+    if row["dtype"] not in _DTYPES:
+        raise StrictJsonError(f"{key!r} has the unknown dtype {row['dtype']!r}")
+    dtype = DTYPES[_DTYPES[row["dtype"]]]
+    if dtype.name == "float4_e2m1fn_x2":  # torch counts pairs
+        if not shape or shape[-1] % 2:
+            raise StrictJsonError(f"{key!r} has an odd number of 4-bit elements")
+        shape = (*shape[:-1], shape[-1] // 2)
+    spec = TensorSpec(key, shape, dtype)
+    if len(span) != 2 or spec.numel >= 1 << 63 or span[1] - span[0] != spec.nbytes or spec.numel * dtype.bits % 8:
+        raise StrictJsonError(f"the span of {key!r} does not fit its shape and dtype")
+    return spec, (span[0], span[1])
+
+
+def _counts(key: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(x) is int and 0 <= x < 1 << 63 for x in value):
+        raise StrictJsonError(f"{key!r} has a shape or a span that is no list of counts")
+    if len(value) > 64:
+        raise StrictJsonError(f"{key!r} has more than 64 dimensions")
+    return tuple(value)
+
+
+def _check_spans(rows: Mapping[str, Row], size: int) -> None:
+    at = 0
+    for key, (_, (begin, end)) in sorted(rows.items(), key=lambda row: row[1][1]):
+        if begin != at:
+            raise StrictJsonError(f"the span of {key!r} overlaps another or leaves a gap")
+        at = end
+    if at != size:
+        raise StrictJsonError(
+            f"its data of {at:,} bytes ends {'after' if at > size else 'before'} the file does ({size:,})"
+        )
+
+
+def _tied_spec(key: str, first: TensorSpec) -> TensorSpec:
+    return TensorSpec(key, first.shape, first.dtype, first.kind, first.key)
+
+
+class SafetensorsWriter(Writer):
+    """Writes one .safetensors file; an envelope has no place in it."""
+
+    name = "safetensors"
+    suffixes = (".safetensors",)
+
+    def write(
+        self, output: OutputFile, tensors: Sequence[OutputTensor], origin: Envelope, options: WriteOptions
+    ) -> Written:
+        """Header, then the tensors: wide dtypes first, so that every one is aligned to its size."""
+        written, source = Written(), origin.source
+        own = sorted((t for t in tensors if t.tied_to is None), key=lambda tensor: -tensor.spec.dtype.bits)
+        output.write(_header_bytes(own, _output_metadata(tensors, source)))
+        for tensor in own:
+            digest = hashlib.sha256()
+            observers = [digest.update, *options.observers] if options.digests else options.observers
+            for chunk in tensor.chunks(source):
+                output.write(chunk)
+                for observe in observers:
+                    observe(chunk)
+            if options.digests:
+                written.digests[tensor.key] = digest.hexdigest()
+        if source.format != self.name:
+            written.notes.append("safetensors holds tensors only: the rest of the checkpoint was left out")
+        return written
+
+
+def _output_metadata(tensors: Sequence[OutputTensor], source: Checkpoint) -> dict[str, str]:
+    old_ties = getattr(source, "tied", {})
+    kept = {key: value for key, value in source.metadata.items() if key not in old_ties} or {"format": "pt"}
+    return kept | {tensor.key: tensor.tied_to for tensor in tensors if tensor.tied_to is not None}
+
+
+def _header_bytes(tensors: Sequence[OutputTensor], metadata: Mapping[str, str]) -> bytes:
+    document: dict[str, Any] = {"__metadata__": dict(metadata)}
+    at = 0
+    for tensor in tensors:
+        spec = tensor.spec
+        end = at + spec.nbytes
+        document[tensor.key] = {"dtype": _dtype_name(spec), "shape": _shape(spec), "data_offsets": [at, end]}
+        at = end
+    raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    raw += b" " * (-len(raw) % 8)
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _dtype_name(spec: TensorSpec) -> str:
+    name = _NAMES.get(spec.dtype.name)
+    if name is None:
+        raise StrictJsonError(f"safetensors has no dtype for {spec.key!r} ({spec.dtype})")
+    return name
+
+
+def _shape(spec: TensorSpec) -> list[int]:
+    if spec.dtype.name == "float4_e2m1fn_x2":
+        return [*spec.shape[:-1], spec.shape[-1] * 2]
+    return list(spec.shape)

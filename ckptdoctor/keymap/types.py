@@ -1,0 +1,59 @@
+"""What a map says, as values: a `KeyMap` of `Rule`s and `Declaration`s, each checked by itself and not yet applied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckptdoctor.errors import Location
+from ckptdoctor.ops import Op
+from ckptdoctor.patterns import Pairing, Pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One entry of `rules`: which source keys make which target keys, and how.
+
+    `input_names` is empty unless `from` names its inputs; then each goes with its source. `ops` are applied in their
+    order. `expect` is the number of target keys that the rule must make, `optional` the reason why it need not match at
+    all, and `excepts` are source keys it leaves alone. `pairing` is there if there is one source and one target; its
+    fan axes are not judged here. `text` is the rule in short, for messages.
+    """
+
+    location: Location
+    sources: tuple[Pattern, ...]
+    input_names: tuple[str, ...]
+    targets: tuple[Pattern, ...]
+    ops: tuple[Op, ...]
+    expect: int | None
+    optional: str | None
+    excepts: tuple[Pattern, ...]
+    pairing: Pairing | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One entry of `fresh` or `drop`: these keys, and why. `optional` is the reason why it need not match at all."""
+
+    location: Location
+    patterns: tuple[Pattern, ...]
+    why: str
+    optional: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMap:
+    """A map. `path` is what the user wrote, `sha256` that of the file's bytes.
+
+    `select` is the way to the weights in the file, one step an item, and `strip` are the wrapper segments to take out;
+    None where the map leaves them out.
+    """
+
+    path: str
+    sha256: str
+    description: str
+    select: tuple[str, ...] | None
+    strip: tuple[str, ...] | None
+    rules: tuple[Rule, ...]
+    fresh: tuple[Declaration, ...]
+    drop: tuple[Declaration, ...]

@@ -1,0 +1,58 @@
+"""The ops of the map language: `OPS` is the table of all, `parse_op` reads one from a YAML value.
+
+A new op is a class in a file of its family and one line in the table. Importing this needs no torch; applying does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ckptdoctor.ops.base import Op, OpError, OutSpec
+from ckptdoctor.ops.cast import Cast
+from ckptdoctor.ops.layout import Reshape, Transpose
+from ckptdoctor.text import did_you_mean, listing
+
+__all__ = ["OPS", "Op", "OpError", "OutSpec", "ops_schema", "parse_op"]
+
+OPS: Mapping[str, type[Op]] = {op.name: op for op in (Cast, Reshape, Transpose)}
+
+
+def parse_op(value: object) -> Op:
+    """The op that a YAML value writes: `{name: arguments}`, or `name` where no argument is needed.
+
+    Raises OpError; its `.at` leads to the offending part of `value`.
+    """
+    name, arguments = _split(value)
+    if name not in OPS:
+        hint = did_you_mean(name, OPS) or f"there are {listing(OPS, limit=len(OPS))}"
+        raise OpError(f"unknown op {name}", hint=hint, at=(name,))
+    try:
+        return OPS[name].parse(arguments)
+    except OpError as error:
+        raise OpError(error.message, hint=error.hint, at=(name, *error.at)) from None
+
+
+def _split(value: object) -> tuple[str, object]:
+    if isinstance(value, str):
+        return value, None
+    if not isinstance(value, Mapping):
+        raise OpError("an op is a name with its arguments", hint="write {cast: {to: float16}}")
+    if len(value) != 1:
+        raise OpError(f"an op has one name, not {len(value)}", hint="write several ops as a list: [{...}, {...}]")
+    ((name, arguments),) = value.items()
+    return str(name), arguments
+
+
+def ops_schema() -> dict[str, object]:
+    """JSON Schema (draft 7) of what `parse_op` takes."""
+    return {"anyOf": [_op_schema(op) for op in OPS.values()]}
+
+
+def _op_schema(op: type[Op]) -> dict[str, object]:
+    return {
+        "type": "object",
+        "description": op.__doc__,
+        "properties": {op.name: op.schema()},
+        "required": [op.name],
+        "additionalProperties": False,
+    }

@@ -1,0 +1,115 @@
+"""`cast: {to: float16}`: another dtype. Rounding is what was asked for; losing a number altogether is an error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from ckptdoctor.model import DTYPES, DType, TensorSpec
+from ckptdoctor.ops.base import ArgumentKind, Op, OpError, OutSpec, argument, only
+from ckptdoctor.text import did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+# torch stores the types of less than a byte and does not convert to them, calls complex32 an experiment, and e8m0 has
+# neither a sign nor a zero.
+_STORED_ONLY = ("float4_", "float6_", "float8_e8m0", "complex32")
+_CASTABLE = {name: dtype for name, dtype in DTYPES.items() if not name.startswith(_STORED_ONLY)}
+
+# What a family of dtypes can become without its meaning getting lost: no fractions cut off, no imaginary part dropped.
+_BECOMES = {
+    "bool": {"bool", "integer", "float", "complex"},
+    "integer": {"integer", "float", "complex"},
+    "float": {"float", "complex"},
+    "complex": {"complex"},
+}
+
+# Which floating-point types hold every value of another one. Complex types and integers follow from their sizes.
+_HOLDS = {
+    "float16": {"float32", "float64"},
+    "bfloat16": {"float32", "float64"},
+    "float32": {"float64"},
+    "float8_e4m3fn": {"float16", "bfloat16", "float32", "float64"},
+    "float8_e4m3fnuz": {"float16", "bfloat16", "float32", "float64"},
+    "float8_e5m2": {"float16", "bfloat16", "float32", "float64"},
+    "float8_e5m2fnuz": {"float16", "bfloat16", "float32", "float64"},
+}
+
+
+def _read_dtype(value: object) -> DType:
+    if not isinstance(value, str):
+        raise OpError("is not the name of a dtype", hint="write float32, bfloat16, ...")
+    if value not in _CASTABLE:
+        hint = did_you_mean(value.removeprefix("torch."), _CASTABLE) or "write float32, bfloat16, ..."
+        raise OpError(f"is no dtype to cast to: {value}", hint=hint)
+    return _CASTABLE[value]
+
+
+_DTYPE = ArgumentKind({"enum": list(_CASTABLE)}, _read_dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Cast(Op):
+    """The same numbers in another dtype, rounded to the nearest where it holds fewer."""
+
+    name: ClassVar[str] = "cast"
+    to: DType = field(metadata=argument(_DTYPE, "the dtype to convert to"))
+
+    def out_specs(self, inputs: tuple[TensorSpec, ...]) -> tuple[OutSpec, ...]:
+        """The shape of the input. Refuses what would cut off fractions or an imaginary part."""
+        spec = only(self, inputs)
+        if self.to.family not in _BECOMES[spec.dtype.family] or spec.dtype.name not in _CASTABLE:
+            raise OpError(f"{self.describe()} cannot keep the meaning of {spec.dtype} numbers")
+        return ((spec.shape, self.to),)
+
+    def apply(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """The input in `to`. Refuses a finite number that would become infinite, or an integer that would wrap."""
+        import torch
+
+        (tensor,) = inputs
+        cast = tensor.contiguous().to(getattr(torch, self.to.name))
+        if _lost(tensor, cast):
+            raise OpError(f"{self.describe()}: some numbers are too large for {self.to}", hint="cast to a wider dtype")
+        return (cast,)
+
+    def inverse(self, inputs: tuple[TensorSpec, ...]) -> Op | str:
+        """The cast back, if `to` holds every number of the input's dtype."""
+        before = only(self, inputs).dtype
+        if _holds(self.to, before):
+            return Cast(before)
+        return f"{self.to} does not hold every {before} number"
+
+
+def _holds(wide: DType, narrow: DType) -> bool:
+    """Whether each value of `narrow` is one of `wide`, and the way back is a cast too."""
+    if wide == narrow:
+        return True
+    if wide.family != narrow.family:
+        return False
+    if narrow.family == "float":
+        return wide.name in _HOLDS.get(narrow.name, ())
+    return wide.bits > narrow.bits and not (narrow.name.startswith("int") and wide.name.startswith("uint"))
+
+
+def _lost(before: torch.Tensor, after: torch.Tensor) -> bool:
+    """Whether a number was beyond the range of the new dtype: finite ones that overflow, integers that wrap."""
+    import torch
+
+    if not (after.dtype.is_floating_point or after.dtype.is_complex):
+        return not bool((after.to(before.dtype) == before).all())
+    numbers = torch.view_as_real(before) if before.dtype.is_complex else before
+    largest = torch.finfo(after.dtype).max
+    if _largest(numbers.dtype) <= largest:
+        return False
+    # Most functions do not take the 8-bit floats, and the magnitude of the least integer is no integer of its type.
+    numbers = numbers.double() if not numbers.dtype.is_floating_point or numbers.dtype.itemsize == 1 else numbers
+    return bool(((numbers.abs() > largest) & numbers.isfinite()).any())
+
+
+def _largest(dtype: torch.dtype) -> float:
+    import torch
+
+    if dtype == torch.bool:
+        return 1
+    return torch.finfo(dtype).max if dtype.is_floating_point else torch.iinfo(dtype).max

@@ -1,0 +1,90 @@
+"""The state of a pickle being read, and the loop over its opcodes. What each opcode does stands in values.py and objects.py."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import NoReturn
+
+from ckptdoctor.pickles.nodes import CallNode, GlobalNode, Node, PersistentNode
+
+MAX_OPCODES = 20_000_000
+
+
+class PickleError(ValueError):
+    """The stream breaks the rules of pickle, or of what torch writes into one."""
+
+
+class Machine:
+    """The state of a run: the stack since the last mark, the stacks below it, the memo."""
+
+    __slots__ = ("calls", "data", "globals", "marks", "memo", "opcode_at", "persistent", "protocol", "running", "stack")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.stack: list[Node] = []
+        self.marks: list[list[Node]] = []
+        self.memo: dict[int, Node] = {}
+        self.globals: dict[str, None] = {}
+        self.calls: list[CallNode] = []
+        self.persistent: list[PersistentNode] = []
+        self.protocol = 0
+        self.opcode_at = 0
+        self.running = True
+
+    def run(self, position: int, table: list[Handler]) -> int:
+        """Run to STOP; returns the position behind it."""
+        data = self.data
+        try:
+            for _ in range(MAX_OPCODES):
+                self.opcode_at = position
+                position = table[data[position]](self, position + 1)
+                if not self.running:
+                    return position
+        except (IndexError, KeyError, struct.error, ValueError, OverflowError) as error:
+            raise PickleError(self._complaint(error)) from None
+        raise PickleError(f"the pickle has more than {MAX_OPCODES:,} opcodes")
+
+    def _complaint(self, error: Exception) -> str:
+        at = self.opcode_at
+        if at >= len(self.data):
+            return f"the pickle ends early, at byte {at:,}"
+        if isinstance(error, PickleError):
+            return f"{error} (byte {at:,})"
+        return f"malformed pickle at byte {at:,} (opcode 0x{self.data[at]:02x})"
+
+    def take(self, start: int, count: int) -> bytes:
+        """The next `count` bytes, all of them."""
+        if count < 0 or start + count > len(self.data):
+            raise PickleError("the pickle ends early")
+        return self.data[start : start + count]
+
+    def line(self, start: int) -> tuple[bytes, int]:
+        """The text up to the next newline, and the position behind it."""
+        end = self.data.find(b"\n", start)
+        if end < 0:
+            raise PickleError("the pickle ends early")
+        return self.data[start:end], end + 1
+
+    def since_mark(self) -> list[Node]:
+        """Everything pushed since the last mark, which is taken off."""
+        items, self.stack = self.stack, self.marks.pop()
+        return items
+
+    def call(self, node: CallNode) -> CallNode:
+        """A call that a real unpickler would make; remembered."""
+        self.calls.append(node)
+        return node
+
+    def name(self, module: str, name: str) -> GlobalNode:
+        """A node for a global; remembered for the list of what the stream names."""
+        node = GlobalNode(module, name)
+        self.globals[node.path] = None
+        return node
+
+
+Handler = Callable[[Machine, int], int]
+
+
+def fail(message: str) -> NoReturn:
+    raise PickleError(message)

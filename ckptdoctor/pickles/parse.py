@@ -1,0 +1,64 @@
+"""The reader of pickles: protocol 0 to 5 in, a graph of inert nodes out.
+
+One small function an opcode, in one table. Each takes the machine and the position behind the opcode, and returns the
+position behind its argument. No import, no call and no hash of anything that the stream names happens anywhere below.
+Opcodes and their meaning: CPython's Lib/pickletools.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckptdoctor.pickles import objects as o
+from ckptdoctor.pickles import values as v
+from ckptdoctor.pickles.machine import Handler, Machine
+from ckptdoctor.pickles.nodes import ByteString, CallNode, DictNode, FrozenSetNode, Node, PersistentNode, SetNode
+
+_OPCODES: dict[bytes, Handler] = {
+    b"N": v.constant(None), b"\x88": v.constant(True), b"\x89": v.constant(False), b")": v.constant(()),
+    b"K": v.number("<B"), b"M": v.number("<H"), b"J": v.number("<i"), b"G": v.number(">d"),
+    b"\x8a": v.counted("<B", v.long), b"\x8b": v.counted("<i", v.long),
+    b"I": v.text_line(v.int_line), b"L": v.text_line(v.long_line), b"F": v.text_line(float),
+    b"X": v.counted("<I", v.text), b"\x8c": v.counted("<B", v.text), b"\x8d": v.counted("<Q", v.text), b"V": v.text_line(v.raw_unicode),
+    b"B": v.counted("<I", bytes), b"C": v.counted("<B", bytes), b"\x8e": v.counted("<Q", bytes), b"\x96": v.counted("<Q", bytearray),
+    b"T": v.counted("<i", ByteString), b"U": v.counted("<B", ByteString), b"S": v.text_line(v.quoted),
+    b"]": o.fresh(list), b"}": o.fresh(lambda: DictNode([])), b"\x8f": o.fresh(lambda: SetNode([])),
+    b"l": o.from_mark(list), b"t": o.from_mark(tuple), b"d": o.from_mark(lambda items: DictNode(o.pairs_of(items))),
+    b"\x91": o.from_mark(FrozenSetNode),
+    b"\x85": o.small_tuple(1), b"\x86": o.small_tuple(2), b"\x87": o.small_tuple(3),
+    b"a": o.append, b"e": o.appends, b"s": o.setitem, b"u": o.setitems, b"\x90": o.additems,
+    b"c": o.global_, b"\x93": o.stack_global, b"\x82": o.extension("<B"), b"\x83": o.extension("<H"), b"\x84": o.extension("<i"),
+    b"R": o.reduce, b"\x81": o.newobj, b"\x92": o.newobj_ex, b"i": o.inst, b"o": o.obj, b"b": o.build,
+    b"P": o.persid, b"Q": o.binpersid,
+    b"(": o.mark, b"0": v.pop, b"1": v.pop_mark, b"2": v.dup,
+    b"q": v.put("<B"), b"r": v.put("<I"), b"p": v.put_line, b"\x94": v.memoize,
+    b"h": v.get("<B"), b"j": v.get("<I"), b"g": v.get_line,
+    b"\x80": v.proto, b"\x95": v.frame, b".": v.stop,
+    b"\x97": v.out_of_band, b"\x98": v.out_of_band,
+}  # fmt: skip
+
+HANDLERS: list[Handler] = [_OPCODES.get(bytes([code]), v.unknown) for code in range(256)]
+
+
+@dataclass(frozen=True, slots=True)
+class Pickle:
+    """A parsed stream: the graph, its protocol, and where it ended.
+
+    Also all that the stream names (`globals`), would call (`calls`) and refers to outside of it (`persistent`), in order of
+    appearance. These come from the opcodes: what a stream makes and throws away again is in them too.
+    """
+
+    root: Node
+    protocol: int
+    end: int
+    globals: tuple[str, ...]
+    calls: tuple[CallNode, ...]
+    persistent: tuple[PersistentNode, ...]
+
+
+def parse(data: bytes, start: int = 0, *, table: list[Handler] | None = None) -> Pickle:
+    """Parse one pickle that begins at `start`; raises PickleError where it is malformed or too large."""
+    machine = Machine(data)
+    end = machine.run(start, table or HANDLERS)
+    seen = tuple(machine.globals), tuple(machine.calls), tuple(machine.persistent)
+    return Pickle(machine.stack[0], machine.protocol, end, *seen)

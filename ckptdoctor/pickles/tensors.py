@@ -1,0 +1,153 @@
+"""How torch writes tensors into a pickle: as calls of a few `torch._utils._rebuild_*` functions over persistent storages.
+
+Source: torch/_utils.py (`_rebuild_tensor`, `_v2`, `_v3`, `_rebuild_parameter`, `_rebuild_parameter_with_state`) and
+torch/serialization.py (`persistent_id`: `("storage", type, key, location, numel)`). Nothing is called: the arguments are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+from ckptdoctor.model import DTYPES, DType, Layout
+from ckptdoctor.pickles.machine import PickleError
+from ckptdoctor.pickles.nodes import CallNode, GlobalNode, Node, PersistentNode, mapping_pairs
+
+_STORAGE_DTYPES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexDoubleStorage": "complex128",
+    "ComplexFloatStorage": "complex64",
+}
+_DTYPE_STORAGES = {dtype: name for name, dtype in _STORAGE_DTYPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class StorageNode:
+    """A storage as the pickle refers to it. `dtype` is None for an untyped one, whose `numel` counts bytes."""
+
+    key: str
+    dtype: DType | None
+    numel: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the storage claims to have."""
+        return self.numel * (self.dtype.itemsize if self.dtype else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorView:
+    """A tensor as a view of a storage. `parameter` says that it was saved as an nn.Parameter."""
+
+    storage: StorageNode
+    layout: Layout
+    parameter: bool = False
+
+
+def view_of(node: Node) -> TensorView | None:
+    """The dense tensor that torch would rebuild from this node; None for anything else.
+
+    Raises PickleError where it is malformed.
+    """
+    if type(node) is not CallNode or type(node.function) is not GlobalNode or node.function.module != "torch._utils":
+        return None
+    name, arguments = node.function.name, node.arguments
+    if name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
+        inner = view_of(arguments[0]) if arguments else None
+        return None if inner is None else replace(inner, parameter=True)
+    if name in ("_rebuild_tensor", "_rebuild_tensor_v2") and len(arguments) >= 4:
+        return _view(arguments, None, arguments[6] if len(arguments) > 6 else None)
+    if name == "_rebuild_tensor_v3" and len(arguments) >= 7:
+        return _view(arguments, _named_dtype(arguments[6]), arguments[7] if len(arguments) > 7 else None)
+    return None
+
+
+def storage_of(node: Node) -> StorageNode | None:
+    """The storage that a persistent reference names; None for a reference of another kind."""
+    pid = node.pid if type(node) is PersistentNode else None
+    if not isinstance(pid, tuple) or len(pid) < 5 or _word(pid[0]) != "storage":
+        return None
+    kind, key, numel = pid[1], _word(pid[2]), pid[4]
+    if type(kind) is not GlobalNode or key is None:
+        raise PickleError("a storage without a type or a key")
+    return StorageNode(key, _storage_dtype(kind), _count(numel, "size of a storage"))
+
+
+def tensor_node(storage_key: str, layout: Layout) -> CallNode:
+    """A node for a dense tensor on the CPU that fills its storage, as torch.save writes one."""
+    dtype, numel = layout.dtype, prod(layout.shape)
+    legacy = _DTYPE_STORAGES.get(dtype.name)
+    kind = GlobalNode("torch", legacy) if legacy else GlobalNode("torch.storage", "UntypedStorage")
+    size = numel if legacy else numel * dtype.itemsize
+    storage = PersistentNode(("storage", kind, storage_key, "cpu", size))
+    hooks = CallNode("reduce", GlobalNode("collections", "OrderedDict"), ())
+    arguments: tuple[Node, ...] = (storage, 0, layout.shape, layout.stride, False, hooks)
+    if legacy:
+        return CallNode("reduce", GlobalNode("torch._utils", "_rebuild_tensor_v2"), arguments)
+    arguments += (GlobalNode("torch", dtype.name),)
+    return CallNode("reduce", GlobalNode("torch._utils", "_rebuild_tensor_v3"), arguments)
+
+
+def _view(arguments: tuple[Any, ...], dtype: DType | None, metadata: Node) -> TensorView:
+    storage = storage_of(arguments[0])
+    if storage is None:
+        raise PickleError("a tensor without a storage")
+    dtype = dtype or storage.dtype
+    if dtype is None:
+        raise PickleError("a tensor on an untyped storage without an element type")
+    shape, stride = _sizes(arguments[2], "shape"), _sizes(arguments[3], "stride")
+    if len(shape) != len(stride):
+        raise PickleError("a tensor whose shape and stride differ in length")
+    offset = _count(arguments[1], "offset of a tensor")
+    conj, neg = (_flag(metadata, name) for name in ("conj", "neg"))
+    return TensorView(storage, Layout(dtype, shape, stride, offset, conj, neg))
+
+
+def _storage_dtype(kind: GlobalNode) -> DType | None:
+    if kind.module == "torch.storage" and kind.name == "UntypedStorage":
+        return None
+    name = _STORAGE_DTYPES.get(kind.name) if kind.module in ("torch", "torch.cuda") else None
+    if name is None:
+        raise PickleError(f"a storage of the unknown type {kind.path}")
+    return DTYPES[name]
+
+
+def _named_dtype(node: Node) -> DType:
+    if type(node) is not GlobalNode or node.module != "torch" or node.name not in DTYPES:
+        raise PickleError("a tensor of an unknown element type")
+    return DTYPES[node.name]
+
+
+def _sizes(node: Node, what: str) -> tuple[int, ...]:
+    if type(node) is CallNode and node.is_call_of("torch", "Size") and node.arguments:
+        node = node.arguments[0]
+    if not isinstance(node, tuple | list):
+        raise PickleError(f"a tensor whose {what} is no tuple")
+    return tuple(_count(size, what) for size in node)
+
+
+def _count(value: Node, what: str) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise PickleError(f"a {what} that is no count")
+    return value
+
+
+def _flag(metadata: Node, name: str) -> bool:
+    pairs = mapping_pairs(metadata) or []
+    return any(_word(key) == name and value is True for key, value in pairs)
+
+
+def _word(node: Node) -> str | None:
+    if isinstance(node, bytes):
+        return node.decode("utf-8", "replace")
+    return node if isinstance(node, str) else None

@@ -1,0 +1,22 @@
+"""What a map would do to two manifests, decided without reading one byte of tensor data.
+
+`make_plan` is the whole of it: it runs each map as a stage (stage.py: drop, rules, identity), composes the expressions, and
+settles the state of every target and every source tensor (settle.py). Everything here is pure.
+"""
+
+from ckptdoctor.plan.make import check_alone, make_plan
+from ckptdoctor.plan.types import Apply, Expression, Plan, Remainder, Status, Step, Take, ops_of, taken_keys
+
+__all__ = [
+    "Apply",
+    "Expression",
+    "Plan",
+    "Remainder",
+    "Status",
+    "Step",
+    "Take",
+    "check_alone",
+    "make_plan",
+    "ops_of",
+    "taken_keys",
+]

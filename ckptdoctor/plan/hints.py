@@ -1,0 +1,101 @@
+"""Errors of planning that can say how to mend the map, from the keys and shapes at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from ckptdoctor.errors import Location, PlanError, UnknownTargetKey, UnusedRule
+from ckptdoctor.keymap import Rule
+from ckptdoctor.model import TensorSpec
+from ckptdoctor.patterns import Axis, Match, Pattern
+from ckptdoctor.text import did_you_mean, listing, printable
+
+Specs = Mapping[str, TensorSpec]
+
+
+def unused(
+    what: str, patterns: Sequence[Pattern], where: Location, keys: Collection[str], dropped: Collection[str] = ()
+) -> UnusedRule:
+    """A rule, `fresh` or `drop` that names no key."""
+    texts = listing(pattern.text for pattern in patterns)
+    error = f"the {what} names no key: {texts}"
+    for pattern in patterns:
+        if any(pattern.match(key) for key in dropped):
+            return UnusedRule(error, rule=where, hint="the keys it names are dropped; drop comes first")
+        if any(key.startswith(pattern.text + ".") for key in keys):
+            return UnusedRule(error, rule=where, hint=f'patterns name whole keys: write "{pattern.text}.{{*p}}"')
+    near = did_you_mean(patterns[0].text, keys)
+    hint = near or 'correct the pattern, take it out, or say optional: "why"'
+    return UnusedRule(error, rule=where, hint=hint)
+
+
+def unknown_target(key: str, sources: Sequence[str], where: Location | None, target: Specs) -> UnknownTargetKey:
+    """A rule that makes a key which the target does not have."""
+    return UnknownTargetKey(
+        f"the target has no {printable(key)} (made of {listing(sources)})",
+        rule=where,
+        keys=(key,),
+        hint=did_you_mean(key, target) or "ckptdoctor inspect TARGET lists the target's keys",
+    )
+
+
+def fan_without_op(rule: Rule, matches: Sequence[tuple[str, Match]], sources: Specs, target: Specs | None) -> PlanError:
+    """One source key would make several target keys, or several meet in one, and no op says how."""
+    pairing = rule.pairing
+    if pairing is None:
+        message = f"{rule.text} has several sources or targets, and no op that says how"
+        return PlanError(message, rule=rule.location, hint="write one rule for each, or add the op that joins them")
+    if pairing.fan_out:
+        axis = pairing.fan_out[0]
+        message = (
+            f"{rule.text}: {axis.text} stands on the right only, so one tensor would make several, and no op says how"
+        )
+        hint = _fitting_members(rule, axis, matches, sources, target) if target is not None else None
+        return PlanError(
+            message, rule=rule.location, hint=hint or "choose one member, or add the op that makes several of one"
+        )
+    axis = pairing.fan_in[0]
+    message = (
+        f"{rule.text}: {axis.text} stands on the left only, so several tensors would meet in one, and no op says how"
+    )
+    return PlanError(message, rule=rule.location, hint="choose one member, or add the op that joins them")
+
+
+def _fitting_members(
+    rule: Rule, axis: Axis, matches: Sequence[tuple[str, Match]], sources: Specs, target: Specs
+) -> str | None:
+    """For `head.{p} -> head.{0..4}.{p}`: the member that takes every source in shape, and those that would be fresh."""
+    pairing = rule.pairing
+    if pairing is None or not isinstance(axis.key, int) or len(pairing.fan_out) > 1 or not matches:
+        return None
+    pattern = pairing.target
+
+    def key_of(match: Match, member: int) -> str:
+        choices = {ours: match.choices[theirs] for theirs, ours in pairing.groups} | {axis.key: member}
+        return pattern.fill(match.captures, [choices[group] for group in range(len(pattern.groups))])
+
+    existing, fitting = [], []
+    for member in range(len(axis.members)):
+        keys = [(key, key_of(match, member)) for key, match in matches]
+        if all(made in target for _, made in keys):
+            existing.append(member)
+            if all(target[made].shape == sources[key].shape for key, made in keys):
+                fitting.append(member)
+    if len(fitting) != 1:
+        return None
+    return _one_member_hint(rule, axis, fitting[0], [member for member in existing if member not in fitting])
+
+
+def _one_member_hint(rule: Rule, axis: Axis, fitting: int, others: Sequence[int]) -> str:
+    assert rule.pairing is not None
+    source, target = rule.pairing.source.text, rule.pairing.target.text
+    hint = f'"{source}" -> "{target.replace(axis.text, axis.members[fitting], 1)}" is what fits in shape'
+    if not others:
+        return hint
+    names = [axis.members[other] for other in others]
+    group = f"{{{','.join(names)}}}" if len(names) > 1 else names[0]
+    return f'{hint}, with fresh: "{_replaced(target, axis, group)}"'
+
+
+def _replaced(pattern: str, axis: Axis, text: str) -> str:
+    return pattern.replace(axis.text, text, 1)

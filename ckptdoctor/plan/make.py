@@ -1,0 +1,75 @@
+"""`make_plan`: the stages one after the other, then the balance of both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ckptdoctor.errors import PlanError
+from ckptdoctor.keymap import Declaration, KeyMap
+from ckptdoctor.model import Manifest
+from ckptdoctor.plan import hints
+from ckptdoctor.plan.settle import fresh_keys, image_of, remainders, steps_for
+from ckptdoctor.plan.stage import Value, run_stage
+from ckptdoctor.plan.types import Plan, Take, taken_keys
+from ckptdoctor.plan.warn import warnings_for
+
+
+def make_plan(source: Manifest, target: Manifest | None = None, maps: KeyMap | Sequence[KeyMap] = ()) -> Plan:
+    """Decide what becomes of every tensor of `source` and of `target` under these maps, in order.
+
+    Without a target, the image of the maps is the target. Nothing is read. Raises PlanError (or one of its kinds) with all
+    problems at once: a rule that names nothing, two producers for a key, an output that the target does not have or has in
+    another shape.
+    """
+    maps = (maps,) if isinstance(maps, KeyMap) else tuple(maps)
+    problems: list[PlanError] = []
+    values = {key: Value(spec, Take(key)) for key, spec in source.items()}
+    dropped: dict[str, Declaration] = {}
+    for key_map in maps or (None,):
+        stage = run_stage(key_map, values, target)
+        problems += stage.problems
+        for value, declaration in stage.dropped.values():
+            dropped |= dict.fromkeys(taken_keys(value.expression), declaration)
+        values = stage.outputs
+    if target is None:
+        problems += [_fresh_without_target(fresh) for key_map in maps for fresh in key_map.fresh]
+    image = target if target is not None else image_of(values, source)
+    fresh = fresh_keys(maps, image, problems) if target is not None else {}
+    steps = steps_for(image, values, fresh, problems)
+    if problems:
+        raise PlanError.of(problems)
+    rest = remainders(source, steps, dropped)
+    plan = Plan(source, image, maps, steps, rest, has_target=target is not None)
+    _check_balance(plan)
+    return replace(plan, warnings=warnings_for(plan))
+
+
+def check_alone(key_map: KeyMap) -> None:
+    """What can be said of a map without manifests: raises PlanError for rules whose two sides need an op to fit together."""
+    problems = [
+        hints.fan_without_op(rule, (), {}, None)
+        for rule in key_map.rules
+        if rule.pairing is None or rule.pairing.fan_in or rule.pairing.fan_out
+    ]
+    if problems:
+        raise PlanError.of(problems)
+
+
+def _fresh_without_target(declaration: Declaration) -> PlanError:
+    return PlanError(
+        "fresh says which of the target's tensors stay random, and there is no target",
+        rule=declaration.location,
+        hint="name the target, or take the fresh out",
+    )
+
+
+def _check_balance(plan: Plan) -> None:
+    """Every tensor of both sides is in exactly one class; anything else is a defect of ours."""
+    used = {key for step in plan.steps if step.filled for key in step.sources}
+    rest = [remainder.source.key for remainder in plan.remainders]
+    balanced = (
+        len(plan.steps) == len(plan.target) and len(used) + len(rest) == len(plan.source) and used.isdisjoint(rest)
+    )
+    if not balanced:
+        raise AssertionError(f"the plan does not add up: {len(used)} used + {len(rest)} left of {len(plan.source)}")

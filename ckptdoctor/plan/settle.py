@@ -1,0 +1,125 @@
+"""The state of every tensor once the maps have run: each target tensor gets a step, each unused source tensor a remainder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ckptdoctor.errors import KeyCollision, PlanError, ShapeError
+from ckptdoctor.keymap import Declaration, KeyMap
+from ckptdoctor.model import Manifest, Origin, TensorSpec
+from ckptdoctor.plan import hints
+from ckptdoctor.plan.stage import Value, matching
+from ckptdoctor.plan.types import Remainder, Status, Step, Take, taken_keys
+from ckptdoctor.text import printable, shape_text
+
+
+def image_of(values: Mapping[str, Value], source: Manifest) -> Manifest:
+    """What the maps make of the source, as a target of its own."""
+    firsts: dict[object, str] = {}
+    specs = []
+    for key, value in values.items():
+        taken = value.expression.key if isinstance(value.expression, Take) else None
+        shared = source[taken].tied_to or taken if taken is not None else key
+        first = firsts.setdefault((shared, taken is None), key)
+        specs.append(replace(value.spec, key=key, raw_key=None, tied_to=None if first == key else first))
+    return Manifest(specs, Origin("(the image of the map)", "image"))
+
+
+def fresh_keys(maps: Sequence[KeyMap], target: Manifest, problems: list[PlanError]) -> dict[str, Declaration]:
+    """The target keys that a map declares to stay random."""
+    fresh: dict[str, Declaration] = {}
+    for key_map in maps:
+        for declaration in key_map.fresh:
+            keys = matching(declaration.patterns, target, problems, declaration.location)
+            for key in keys:
+                fresh.setdefault(key, declaration)
+            if not keys and declaration.optional is None:
+                problems.append(hints.unused("fresh", declaration.patterns, declaration.location, target))
+    return fresh
+
+
+def steps_for(
+    target: Manifest,
+    values: Mapping[str, Value],
+    fresh: Mapping[str, Declaration],
+    problems: list[PlanError],
+) -> tuple[Step, ...]:
+    """A step for each target tensor, in order. What a rule made has to fit; what only has the same name may not."""
+    for key, value in values.items():
+        if value.rule is not None:
+            problem = _misfit(key, value, fresh, target)
+            if problem is not None:
+                problems.append(problem)
+    steps = {key: _step(spec, values.get(key), fresh.get(key)) for key, spec in target.items()}
+    _tie(steps)
+    return tuple(steps.values())
+
+
+def _misfit(key: str, value: Value, fresh: Mapping[str, Declaration], target: Manifest) -> PlanError | None:
+    sources = list(taken_keys(value.expression))
+    if key not in target:
+        return hints.unknown_target(key, sources, value.rule, target)
+    if key in fresh:
+        return KeyCollision(
+            f"{printable(key)} is made by this rule, and declared fresh at {fresh[key].location}",
+            rule=value.rule,
+            keys=(key,),
+            hint="take it out of one of the two",
+        )
+    if value.spec.shape != target[key].shape:
+        return ShapeError(
+            f"{printable(key)} would be {shape_text(value.spec.shape)} (from {printable(', '.join(sources))}), "
+            f"the target wants {shape_text(target[key].shape)}",
+            rule=value.rule,
+            keys=(key, *sources),
+            hint="map another tensor, add an op that changes the shape, or declare the key fresh",
+        )
+    return None
+
+
+def _step(target: TensorSpec, value: Value | None, fresh: Declaration | None) -> Step:
+    if fresh is not None:
+        return Step(target, "fresh", rule=fresh.location, why=fresh.why)
+    if value is None:
+        return Step(target, "missing")
+    if value.spec.shape != target.shape:
+        return Step(target, "mismatched", value.expression, value.spec)
+    return Step(target, _status(target.key, value), value.expression, value.spec, value.rule)
+
+
+def _status(key: str, value: Value) -> Status:
+    if not isinstance(value.expression, Take):
+        return "computed"
+    return "loaded" if value.expression.key == key else "renamed"
+
+
+def _tie(steps: dict[str, Step]) -> None:
+    """A missing tensor is filled through a tensor that shares its memory, whichever of them gets values."""
+    groups: dict[str, list[str]] = {}
+    for key, step in steps.items():
+        groups.setdefault(step.target.tied_to or key, []).append(key)
+    for keys in groups.values():
+        filled = next((key for key in keys if steps[key].filled), None)
+        for key in keys if filled is not None else ():
+            if steps[key].status == "missing":
+                steps[key] = Step(
+                    steps[key].target, "tied", given=steps[key].target, why=f"shares memory with {filled}"
+                )
+
+
+def remainders(source: Manifest, steps: Sequence[Step], dropped: Mapping[str, Declaration]) -> tuple[Remainder, ...]:
+    """Every source tensor that no step uses, with the reason."""
+    used = {key for step in steps if step.filled for key in step.sources}
+    mismatched = {key for step in steps if step.status == "mismatched" for key in step.sources}
+    return tuple(
+        _remainder(spec, dropped.get(key), mismatched=key in mismatched)
+        for key, spec in source.items()
+        if key not in used
+    )
+
+
+def _remainder(spec: TensorSpec, dropped: Declaration | None, *, mismatched: bool) -> Remainder:
+    if dropped is not None:
+        return Remainder(spec, "dropped", dropped.location, dropped.why)
+    return Remainder(spec, "mismatched" if mismatched else "unexpected")

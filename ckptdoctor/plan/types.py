@@ -1,0 +1,155 @@
+"""A plan as values: one `Step` for each target tensor, one `Remainder` for each source tensor that no step uses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+from ckptdoctor.errors import Location
+from ckptdoctor.keymap import KeyMap
+from ckptdoctor.model import Manifest, TensorSpec
+from ckptdoctor.ops import Op
+
+Status: TypeAlias = Literal["loaded", "renamed", "computed", "tied", "fresh", "missing", "mismatched"]
+RANDOM: tuple[Status, ...] = ("fresh", "missing", "mismatched")
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """A tensor of the source, as it is."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """An output of an op over other expressions."""
+
+    op: Op
+    inputs: tuple[Expression, ...]
+    output: int = 0
+
+
+Expression: TypeAlias = Take | Apply
+
+
+def taken_keys(expression: Expression | None) -> Iterator[str]:
+    """The source keys that an expression reads, from left to right."""
+    if isinstance(expression, Take):
+        yield expression.key
+    elif isinstance(expression, Apply):
+        for inner in expression.inputs:
+            yield from taken_keys(inner)
+
+
+def ops_of(expression: Expression | None) -> Iterator[Op]:
+    """The ops of an expression, in the order in which they are applied."""
+    if isinstance(expression, Apply):
+        for inner in expression.inputs:
+            yield from ops_of(inner)
+        yield expression.op
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What becomes of one target tensor.
+
+    `expression` makes its values of the source's; `given` is what comes out, with its own shape and dtype. For `mismatched`
+    both say what does not fit; where nothing comes they are None.
+    `rule` is the place in a map that says so, `why` the reason given there.
+    """
+
+    target: TensorSpec
+    status: Status
+    expression: Expression | None = None
+    given: TensorSpec | None = None
+    rule: Location | None = None
+    why: str | None = None
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The source keys it reads (for `mismatched`: would read)."""
+        return tuple(taken_keys(self.expression))
+
+    @property
+    def filled(self) -> bool:
+        """Whether it gets its values from the checkpoint."""
+        return self.status not in RANDOM
+
+    @property
+    def random(self) -> int:
+        """Elements that keep whatever the constructor gave them."""
+        return 0 if self.filled else self.target.numel
+
+    @property
+    def random_parameters(self) -> int:
+        """Those of them that count as parameters."""
+        return 0 if self.filled else self.target.counted
+
+    @property
+    def other_dtype(self) -> bool:
+        """Whether the values come in another dtype than the target's."""
+        return self.filled and self.given is not None and self.given.dtype != self.target.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Remainder:
+    """A source tensor that no step uses: unexpected, dropped with a reason, or of the shape of no target."""
+
+    source: TensorSpec
+    status: Literal["unexpected", "dropped", "mismatched"]
+    rule: Location | None = None
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the maps would do: steps in the order of the target, remainders in the order of the source.
+
+    `has_target` is false where the image of the maps stands in for the target. `warnings` are sentences for people.
+    """
+
+    source: Manifest
+    target: Manifest
+    maps: tuple[KeyMap, ...]
+    steps: tuple[Step, ...]
+    remainders: tuple[Remainder, ...]
+    has_target: bool
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """Number of target tensors of each status."""
+        return Counter(step.status for step in self.steps)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Parameters of the target."""
+        return self.target.parameters
+
+    @cached_property
+    def random_parameters(self) -> int:
+        """Parameters that would stay random, declared ones too."""
+        return sum(step.random_parameters for step in self.steps)
+
+    @cached_property
+    def fresh_parameters(self) -> int:
+        """The part of the random parameters that a map declares."""
+        return sum(step.random_parameters for step in self.steps if step.status == "fresh")
+
+    @cached_property
+    def random_buffers(self) -> int:
+        """Elements of buffers that would keep their constructor's values."""
+        return sum(step.random for step in self.steps if step.target.kind == "buffer")
+
+    @property
+    def random_share(self) -> float:
+        """Random parameters as a share of the target's, 0 to 1."""
+        return self.random_parameters / self.parameters if self.parameters else 0.0
+
+    def unused(self, status: str) -> list[Remainder]:
+        """The remainders of one status."""
+        return [remainder for remainder in self.remainders if remainder.status == status]

@@ -1,0 +1,74 @@
+"""What a report is made of: a `Page` for people (lines, tables, one closing sentence) with its `data` for machines, and the
+`Renderer` that writes pages in one way. A new kind of report is a renderer in kinds/ and a line in the table of __init__.py;
+a new result is a function that makes a page of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+Tone: TypeAlias = Literal["plain", "good", "bad", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table. `fold` marks the one column that gives way where the line is too short."""
+
+    title: str
+    right: bool = False
+    fold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of plain text cells; the tone repeats in colour what the words say."""
+
+    cells: tuple[str, ...]
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns and rows; `heading` stands above it."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    heading: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A result for people and for machines.
+
+    `title` is one line, `facts` are lines below it, `sentence` closes the page and says it all. `warnings` and `next_step`
+    go to stderr on a command line. `data` is what the JSON report holds.
+    """
+
+    title: str
+    sentence: str
+    data: Mapping[str, Any]
+    tone: Tone = "plain"
+    facts: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    warnings: tuple[str, ...] = ()
+    next_step: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How wide a line may be (None: as wide as it gets), and whether colour is wanted."""
+
+    width: int | None = None
+    color: bool = False
+
+
+class Renderer(ABC):
+    """Writes a page in one way."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def render(self, page: Page, style: Style) -> str:
+        """The text, with a line break at its end. Text from files is made harmless here, in every kind."""

@@ -1,0 +1,101 @@
+"""The page of `inspect`: what lies in a checkpoint or a target."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from ckptdoctor import __version__
+from ckptdoctor.grouping import labels
+from ckptdoctor.model import Manifest, TensorSpec
+from ckptdoctor.reports.base import Column, Page, Row, Table
+from ckptdoctor.reports.data import source_data, target_data
+from ckptdoctor.text import bytes_text, plural, shape_text
+
+SCHEMA = "ckptdoctor/inspection/1"
+_COLUMNS = (
+    Column("KEY", fold=True),
+    Column("SHAPE"),
+    Column("DTYPE"),
+    Column("KIND"),
+    Column("TENSORS", right=True),
+    Column("PARAMETERS", right=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A manifest to be shown; `is_target` says on which side it stands, `facts` are further lines about the file."""
+
+    manifest: Manifest
+    is_target: bool = False
+    facts: tuple[str, ...] = ()
+    every_key: bool = False
+
+
+def inspection_page(inspection: Inspection) -> Page:
+    """The page of a checkpoint or a target."""
+    manifest = inspection.manifest
+    return Page(
+        title=f"{manifest.origin.reference} ({manifest.origin.kind})",
+        facts=(*_facts(manifest), *inspection.facts),
+        tables=(_table(manifest, inspection.every_key),),
+        sentence=_sentence(manifest),
+        warnings=manifest.origin.notes,
+        data=_data(inspection),
+    )
+
+
+def _facts(manifest: Manifest) -> list[str]:
+    origin = manifest.origin
+    facts = [f"the weights lie at {origin.selected}"] if origin.selected else []
+    return facts + ([f"wrapper segments in the keys: {', '.join(origin.stripped)}"] if origin.stripped else [])
+
+
+def _sentence(manifest: Manifest) -> str:
+    parts = [plural(len(manifest), "tensor"), plural(manifest.parameters, "parameter")]
+    parts += [plural(manifest.buffers, "buffer element")] if manifest.buffers else []
+    size = f"{bytes_text(manifest.nbytes)} of weights"
+    if manifest.origin.nbytes and manifest.origin.kind != "manifest":
+        size += f" in {bytes_text(manifest.origin.nbytes)} on disk"
+    return ", ".join([*parts, size])
+
+
+def _table(manifest: Manifest, every_key: bool) -> Table:
+    groups: dict[Hashable, list[TensorSpec]] = {}
+    for spec in manifest.values():
+        alike = spec.key if every_key else (spec.shape, spec.dtype, spec.kind, spec.tied_to)
+        groups.setdefault(alike, []).append(spec)
+    position = {key: number for number, key in enumerate(manifest)}
+    rows = [
+        (min(position[key] for key in label.keys), _row(label.text, specs[0], len(label.keys)))
+        for specs in groups.values()
+        for label in labels(spec.key for spec in specs)
+    ]
+    return Table(_COLUMNS, tuple(row for _, row in sorted(rows, key=lambda pair: pair[0])))
+
+
+def _row(text: str, spec: TensorSpec, count: int) -> Row:
+    text += f"  (tied to {spec.tied_to})" if spec.tied_to else ""
+    parameters = f"{spec.counted * count:,}"
+    return Row((text, shape_text(spec.shape), spec.dtype.name, spec.kind, f"{count:,}", parameters))
+
+
+def _data(inspection: Inspection) -> dict[str, Any]:
+    manifest = inspection.manifest
+    side = target_data(manifest) if inspection.is_target else source_data(manifest)
+    tensors = [
+        {
+            "key": spec.key,
+            "stored_key": spec.stored_key,
+            "shape": list(spec.shape),
+            "dtype": spec.dtype.name,
+            "kind": spec.kind,
+            "tied_to": spec.tied_to,
+            "parameters": spec.counted,
+        }
+        for spec in manifest.values()
+    ]
+    name = "target" if inspection.is_target else "source"
+    return {"schema": SCHEMA, "tool": __version__, name: side, "facts": list(inspection.facts), "tensors": tensors}

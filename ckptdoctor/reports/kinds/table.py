@@ -1,0 +1,62 @@
+"""Tables for a terminal. One column folds where the line is short; nothing is ever cut off."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Literal
+
+from ckptdoctor.reports.base import Page, Renderer, Style, Table, Tone
+from ckptdoctor.text import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_STYLES: dict[Tone, str] = {"plain": "", "good": "green", "bad": "red", "note": "yellow"}
+_UNBOUNDED = 10_000
+
+
+class TableRenderer(Renderer):
+    """Writes aligned columns with Rich, which is imported only here."""
+
+    name = "table"
+
+    def render(self, page: Page, style: Style) -> str:
+        """Title, facts, tables, sentence, with empty lines between."""
+        from rich.console import Console
+        from rich.text import Text
+
+        buffer = io.StringIO()
+        console = Console(
+            file=buffer,
+            width=style.width or _UNBOUNDED,
+            force_terminal=style.color,
+            color_system="standard" if style.color else None,
+            legacy_windows=False,
+            emoji=False,
+            highlight=False,
+            markup=False,
+        )
+        console.print(Text(printable(page.title), "bold"))
+        for fact in page.facts:
+            console.print(Text("  " + printable(fact)))
+        for table in page.tables:
+            _print_table(console, table)
+        console.print()
+        console.print(Text(printable(page.sentence), _STYLES[page.tone]))
+        return "\n".join(line.rstrip() for line in buffer.getvalue().split("\n"))
+
+
+def _print_table(console: Console, table: Table) -> None:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    grid = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for column in table.columns:
+        justify: Literal["left", "right"] = "right" if column.right else "left"
+        grid.add_column(column.title, justify=justify, no_wrap=not column.fold, overflow="fold")
+    for row in table.rows:
+        grid.add_row(*(Text(printable(cell), _STYLES[row.tone]) for cell in row.cells))
+    console.print()
+    if table.heading:
+        console.print(Text(printable(table.heading), "bold"))
+    console.print(grid)

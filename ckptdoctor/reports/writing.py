@@ -1,0 +1,39 @@
+"""The page of a remap that has written its output."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from ckptdoctor.receipt import Receipt, receipt_path
+from ckptdoctor.reports.base import Page
+from ckptdoctor.text import bytes_text, plural
+
+
+def receipt_page(receipt: Receipt) -> Page:
+    """What was written, of what; the receipt file holds the rest."""
+    counts = Counter(tensor.status for tensor in receipt.tensors)
+    parts = ", ".join(f"{count:,} {status}" for status, count in counts.items())
+    size, kind = receipt.output["bytes"], receipt.output["format"]
+    random = f"; {plural(len(receipt.random), 'tensor')} of the target stay random" if receipt.random else ""
+    return Page(
+        title=f"{receipt.source['reference']} -> {receipt.path} ({kind}, {bytes_text(size)})",
+        facts=(f"receipt: {receipt_path(receipt.path)}",),
+        sentence=f"wrote {plural(len(receipt.tensors), 'tensor')} ({parts}){random}",
+        tone="good",
+        warnings=receipt.notes,
+        data=_data(receipt),
+    )
+
+
+def _data(receipt: Receipt) -> dict[str, Any]:
+    return {
+        "schema": "ckptdoctor/written/1",
+        "path": receipt.path,
+        "receipt": str(receipt_path(receipt.path)),
+        "source": dict(receipt.source),
+        "output": dict(receipt.output),
+        "tensors": len(receipt.tensors),
+        "random": list(receipt.random),
+        "notes": list(receipt.notes),
+    }

@@ -1,0 +1,95 @@
+"""From a path to a manifest: open the file in whatever format it is, find the weights in it, and list them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+
+from ckptdoctor.danger import danger_of, dangerous
+from ckptdoctor.errors import NoStateDict
+from ckptdoctor.formats import open_checkpoint
+from ckptdoctor.formats.base import Checkpoint, Envelope, Place
+from ckptdoctor.model import Manifest, Origin
+from ckptdoctor.text import listing, plural, printable
+from ckptdoctor.wrappers import SelectionError, place_text, select
+
+
+def read_manifest(path: str | os.PathLike[str], *, selected: str | None = None) -> Manifest:
+    """What a checkpoint holds, without reading any tensor and without running anything from the file.
+
+    `selected` is the place of the weights in the file (`state_dict`, `a/b`; `.` is the root); left out, they are found.
+    The keys are as in the file. Raises CheckpointError.
+    """
+    with open_checkpoint(path) as checkpoint:
+        return _manifest(checkpoint, selected)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSource:
+    """An opened checkpoint with the place of its weights; close it, or use it in a `with`."""
+
+    envelope: Envelope
+    manifest: Manifest
+
+    def __enter__(self) -> OpenSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.envelope.source.__exit__()
+
+
+def open_source(path: str | os.PathLike[str], *, selected: str | None = None) -> OpenSource:
+    """Open a checkpoint for reading its tensors; `selected` as in `read_manifest`."""
+    checkpoint = open_checkpoint(path)
+    try:
+        return OpenSource(Envelope(checkpoint, find_weights(checkpoint, selected)), _manifest(checkpoint, selected))
+    except BaseException:
+        checkpoint.__exit__()
+        raise
+
+
+def describe(path: str | os.PathLike[str], *, selected: str | None = None) -> tuple[Manifest, tuple[str, ...]]:
+    """The manifest of a checkpoint, and facts about what else is in the file."""
+    with open_checkpoint(path) as checkpoint:
+        manifest = _manifest(checkpoint, selected)
+        place = find_weights(checkpoint, selected)
+        elsewhere: Counter[str] = Counter()
+        for other, tensors in checkpoint.places.items():
+            if other != place:
+                elsewhere[place_text(other[:1])] += len(tensors)
+        facts = [f"{plural(count, 'tensor')} more at {printable(name)}" for name, count in elsewhere.items()]
+        if unknown := [path for path in checkpoint.globals if danger_of(path) == "unknown"]:
+            facts.append(f"objects of other classes, kept unopened: {listing(unknown)}")
+        return manifest, tuple(facts)
+
+
+def find_weights(checkpoint: Checkpoint, selected: str | None) -> Place:
+    """Where the weights lie; raises NoStateDict with the candidates where that is not clear."""
+    try:
+        return select({place: len(manifest) for place, manifest in checkpoint.places.items()}, selected)
+    except SelectionError as error:
+        candidates = [place_text(place) for place in error.candidates]
+        named = (
+            f"; loading it would call {', '.join(checkpoint.globals[:5])}"
+            if not candidates and checkpoint.globals
+            else ""
+        )
+        raise NoStateDict(
+            f"{checkpoint.path}: {error}{named}", path=checkpoint.path, hint=error.hint, candidates=candidates
+        ) from None
+
+
+def _manifest(checkpoint: Checkpoint, selected: str | None) -> Manifest:
+    place = find_weights(checkpoint, selected)
+    notes = [f"{printable(key)} is no dense tensor; it is kept as it is" for key in checkpoint.others(place)]
+    if harm := dangerous(checkpoint.globals):
+        notes.append(f"{checkpoint.path} would call {listing(harm)} if it were unpickled; ckptdoctor never does that")
+    origin = Origin(
+        reference=str(checkpoint.path),
+        kind=checkpoint.format,
+        nbytes=checkpoint.nbytes,
+        selected=place_text(place) if place else None,
+        notes=tuple(notes),
+    )
+    return Manifest(checkpoint.places[place].values(), origin)

@@ -1,0 +1,95 @@
+"""What has to be filled, as a manifest: a model, built without memory for its weights, or a file that stands for one.
+
+`resolve_target` asks the kinds in the table below, in order; the first that recognises the reference resolves it.
+Importing this room is cheap: torch, and the user's code with it, is imported when a model is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from ckptdoctor.errors import UsageError
+from ckptdoctor.model import Manifest
+
+from .base import CodeResolver, TargetArguments, TargetResolver
+from .building.contents import manifest_of_module
+from .building.recipe import configured_call
+from .building.settings import parse_target_args, read_settings
+from .building.suggest import not_found
+from .configs import ConfigResolver
+from .files import FileResolver
+from .modules import ModuleResolver
+from .python_files import PythonFileResolver
+
+__all__ = [
+    "RESOLVERS",
+    "TargetArguments",
+    "TargetResolver",
+    "manifest_of_module",
+    "names_code",
+    "parse_target_args",
+    "resolve_target",
+]
+
+RESOLVERS: tuple[TargetResolver, ...] = (ConfigResolver(), FileResolver(), PythonFileResolver(), ModuleResolver())
+
+
+def resolve_target(
+    reference: str | PathLike[str] | None,
+    *,
+    config: str | PathLike[str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    search_path: Path | None = None,
+) -> Manifest:
+    """The manifest of a target: of a model, without memory for its weights, or of a file.
+
+    `reference` is `pkg.mod:Name`, `path/file.py:Name`, a YAML or JSON file that names a class, a checkpoint or a
+    manifest. `config` is a YAML or JSON file with keyword arguments for the class; `arguments` are more of them, and
+    win. Without a reference, `config` has to name the class itself. While user code runs, the folder `search_path`
+    and the working directory lead `sys.path`, and what is printed goes to stderr. Building may run the constructor up
+    to three times.
+
+    Raises TargetNotFound; TargetNotBuildable, with the constructor's own traceback in `.traceback`; UsageError where
+    reference, config and arguments contradict each other; MissingDependency without torch; CheckpointError for a file
+    that is neither checkpoint nor manifest.
+    """
+    if reference is None:
+        if config is None:
+            raise UsageError("there is neither a target nor a config that names one")
+        reference, config = config, None
+    text = fspath(reference)
+    keywords = {**(_keywords(config, text) if config is not None else {}), **(arguments or {})}
+    resolver = next((each for each in RESOLVERS if each.recognise(text)), None)
+    if resolver is None:
+        raise not_found(text, [form for each in RESOLVERS for form in each.forms])
+    return resolver.resolve(text, TargetArguments(keywords, search_path))
+
+
+def names_code(reference: str) -> bool:
+    """Whether a reference names a model to be built rather than a file with tensors; looks, and runs nothing."""
+    resolver = next((each for each in RESOLVERS if each.recognise(reference)), None)
+    return isinstance(resolver, CodeResolver) and (
+        ":" in reference or Path(reference).suffix in (".yaml", ".yml", ".json")
+    )
+
+
+def _keywords(config: str | PathLike[str], reference: str) -> Mapping[str, Any]:
+    """The keyword arguments in a config for a class that is named elsewhere."""
+    path = Path(config)
+    settings = read_settings(path, reference)
+    call = configured_call(settings)
+    if call is not None:
+        if call.name.replace(":", ".") != reference.replace(":", ".") or call.positional:
+            raise UsageError(
+                f"{reference} and {path} both name a class ({call.name})",
+                hint=f"give {path} as the target, and nothing else",
+            )
+        return call.keywords
+    if not isinstance(settings, dict | None):
+        raise UsageError(f"{path} holds no mapping of arguments, but a {type(settings).__name__}")
+    settings = settings or {}
+    # LightningCLI with a fixed class writes the arguments of the model beside those of the trainer
+    return settings["model"] if "trainer" in settings and isinstance(settings.get("model"), dict) else settings

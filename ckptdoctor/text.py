@@ -1,0 +1,59 @@
+"""Text for people: names from files made harmless to print, numbers and shapes in one way everywhere, near misses."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def printable(text: str) -> str:
+    """`text` with everything that could move the cursor, hide or break a line written as an escape (`\\x1b`, `\\u202e`)."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if _harmless(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _harmless(character: str) -> bool:
+    return character == " " or unicodedata.category(character)[0] not in "CZ"
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """`(3072, 768)` as `3072x768`, `()` as `scalar`."""
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def bytes_text(count: int) -> str:
+    """A number of bytes in decimal units, three digits or so: `209.9 MB`."""
+    size = float(count)
+    for unit in _UNITS:
+        if size < 1000 or unit == _UNITS[-1]:
+            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 key`, `2 keys`, `1,024 keys`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def listing(names: Iterable[str], limit: int = 5) -> str:
+    """The first few names for a message, and how many more there are."""
+    every = [printable(name) for name in names]
+    more = len(every) - limit
+    return ", ".join(every[:limit]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def nearest(name: str, candidates: Iterable[str], limit: int = 3) -> list[str]:
+    """The candidates most like `name`, best first; empty where nothing is near."""
+    from difflib import get_close_matches
+
+    return get_close_matches(name, list(candidates)[:5000], n=limit, cutoff=0.6)
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str | None:
+    """A hint that names the nearest candidates, if any is near."""
+    near = nearest(name, candidates)
+    return f"did you mean {' or '.join(printable(candidate) for candidate in near)}?" if near else None

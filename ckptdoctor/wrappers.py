@@ -1,0 +1,205 @@
+"""Where the weights lie in a file (`select`), and which wrapper segments are taken out of the keys (`align`).
+
+DataParallel, torch.compile, FSDP, DeepSpeed and Lightning put their own segments into keys: `module.`, `_orig_mod.`, `net.`.
+Some are never part of a model and go wherever they stand; others (`model`, `net`) may be real names, so they go only from the
+front, and unasked only if more keys match without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from ckptdoctor.errors import KeyCollision
+from ckptdoctor.model import Manifest
+from ckptdoctor.text import listing, plural
+
+Place = tuple[str, ...]
+
+NAMES = ("state_dict", "model", "model_state_dict", "module")
+EVERYWHERE = ("_orig_mod", "_fsdp_wrapped_module", "_forward_module", "_checkpoint_wrapped_module")
+IN_FRONT = ("module", "model", "net", "network", "backbone")
+_OPTIMIZERS = ("optim", "lr_scheduler", "scaler")
+
+
+class SelectionError(ValueError):
+    """The weights are not where they were said to be, or in two places that look alike."""
+
+    def __init__(self, message: str, *, hint: str | None = None, candidates: Sequence[Place] = ()) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.candidates = tuple(candidates)
+
+
+def place_text(place: Place) -> str:
+    """`("a", "b")` as `a/b`, the root as `.`: what `--select` takes."""
+    return "/".join(place) or "."
+
+
+def select(places: Mapping[Place, int], wanted: str | None = None) -> Place:
+    """Choose the place of the weights among the mappings that hold tensors (with the number of tensors in each).
+
+    Raises SelectionError where there is none, or where two are equally good.
+    """
+    if wanted is not None:
+        return _wanted(places, wanted)
+    weights = [place for place in places if not any(name.startswith(_OPTIMIZERS) for name in place)]
+    if not weights:
+        raise SelectionError(
+            "no state dict in it: no mapping holds tensors by name", hint="ckptdoctor inspect shows what is in it"
+        )
+    for group in _preferences(weights):
+        if len(group) == 1:
+            return group[0]
+        if group:
+            rows = ", ".join(f"{place_text(place)} ({plural(places[place], 'tensor')})" for place in group)
+            message = f"several places could hold the weights: {rows}"
+            raise SelectionError(message, hint=f"choose one, as --select {place_text(group[0])}", candidates=group)
+    raise AssertionError("unreachable: the last preference takes everything")
+
+
+def _wanted(places: Mapping[Place, int], wanted: str) -> Place:
+    place = tuple(part for part in wanted.split("/") if part not in ("", "."))
+    if place not in places:
+        candidates = list(places)
+        hint = f"tensors lie at {listing(map(place_text, candidates))}" if candidates else "it holds no tensors by name"
+        raise SelectionError(f"no tensors at {wanted}", hint=hint, candidates=candidates)
+    return place
+
+
+def _preferences(places: Sequence[Place]) -> Iterable[list[Place]]:
+    """Groups of places, best first: known names, then the root, then what is alone; EMA copies only where nothing else is."""
+    usual = [place for place in places if not _is_average(place)]
+    for candidates in (usual, places):
+        yield [place for place in candidates if len(place) == 1 and place[0] in NAMES]
+        yield [place for place in candidates if not place]
+        yield list(candidates)
+
+
+def _is_average(place: Place) -> bool:
+    return any("ema" in name.lower().split("_") or name.lower().startswith(("ema", "swa")) for name in place)
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """Two manifests whose keys speak of the same things; what was taken out stands in their origins."""
+
+    source: Manifest
+    target: Manifest | None
+
+
+def align(source: Manifest, target: Manifest | None, strip: Sequence[str] | None = None) -> Aligned:
+    """Take the wrapper segments out of both sides.
+
+    `strip` says which segments go from the source (`[]`: none), those of EVERYWHERE wherever they stand, any other from the
+    front. Left out, they are found: those of EVERYWHERE always, those of IN_FRONT where that strictly increases the keys
+    that match. Raises KeyCollision where two keys would become one.
+    """
+    if strip is not None or target is None:
+        return Aligned(
+            stripped(source, EVERYWHERE if strip is None else strip), target and stripped(target, EVERYWHERE)
+        )
+    pairs = list(product(_prefixes(source), _prefixes(target)))
+    pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))  # the first of the best: nothing goes without need
+    best = (
+        max(pairs, key=lambda pair: len(_keys(source, pair[0]) & _keys(target, pair[1])))
+        if len(pairs) > 1
+        else pairs[0]
+    )
+    return Aligned(stripped(source, (*EVERYWHERE, *best[0])), stripped(target, (*EVERYWHERE, *best[1])))
+
+
+def stripped(manifest: Manifest, segments: Sequence[str]) -> Manifest:
+    """A manifest without these segments; `raw_key` keeps what stood in the file."""
+    renamed = {key: _short(key, segments) for key in manifest}
+    _check_distinct(renamed)
+    gone = [name for name in segments if any(_count(key, name) > _count(short, name) for key, short in renamed.items())]
+    specs = (
+        replace(
+            spec,
+            key=renamed[spec.key],
+            tied_to=renamed[spec.tied_to] if spec.tied_to is not None else None,
+            raw_key=None if renamed[spec.key] == spec.stored_key else spec.stored_key,
+        )
+        for spec in manifest.values()
+    )
+    return Manifest(specs, replace(manifest.origin, stripped=tuple(gone)))
+
+
+def _short(key: str, segments: Sequence[str]) -> str:
+    front = [name for name in segments if name not in EVERYWHERE]
+    parts = [part for part in key.split(".") if part not in EVERYWHERE or part not in segments]
+    while len(parts) > 1 and parts[0] in front:
+        front.remove(parts[0])
+        parts = parts[1:]
+    return ".".join(parts)
+
+
+def _count(key: str, segment: str) -> int:
+    return key.split(".").count(segment)
+
+
+def _prefixes(manifest: Manifest, depth: int = 3) -> list[tuple[str, ...]]:
+    """What could be taken from the front of some keys: sequences of names of IN_FRONT, up to `depth` of them."""
+    found: list[tuple[str, ...]] = [()]
+    for prefix in found:
+        fronts = (
+            {key.split(".", 1)[0] for key in _keys(manifest, prefix) if "." in key} if len(prefix) < depth else set()
+        )
+        found += [(*prefix, name) for name in IN_FRONT if name in fronts]
+    return found
+
+
+def _keys(manifest: Manifest, prefix: Sequence[str]) -> set[str]:
+    return {_short(key, (*EVERYWHERE, *prefix)) for key in manifest}
+
+
+def _check_distinct(renamed: Mapping[str, str]) -> None:
+    first: dict[str, str] = {}
+    for key, short in renamed.items():
+        if short in first:
+            raise KeyCollision(
+                f"without wrapper segments, {first[short]} and {key} would both be {short}",
+                keys=(first[short], key),
+                hint="say which segments to take out with --strip, or none with --strip ''",
+            )
+        first[short] = key
+
+
+def rewrapped(keys: Iterable[str], source: Manifest) -> dict[str, str]:
+    """Output keys with the wrapper segments of the source put back: `{key: key as written}`.
+
+    A key of the source gets its own back, a new one those of the longest path that it shares with a key of the source.
+    Raises KeyCollision where the source wraps that path in two ways.
+    """
+    if all(spec.raw_key is None for spec in source.values()):
+        return {key: key for key in keys}
+    paths = _wrapped_paths(source)
+    return {key: source[key].stored_key if key in source else _wrapped(key, paths) for key in keys}
+
+
+def _wrapped_paths(source: Manifest) -> dict[Place, set[Place]]:
+    """For each path of segments, what stands in the file up to the segment after it."""
+    paths: dict[Place, set[Place]] = {}
+    for spec in source.values():
+        kept, raw = tuple(spec.key.split(".")), tuple(spec.stored_key.split("."))
+        at = len(raw)
+        for length in reversed(range(len(kept))):  # from the end: wrappers stand before the segment that they wrap
+            at = next(i for i in reversed(range(at)) if raw[i] == kept[length])
+            paths.setdefault(kept[:length], set()).add(raw[:at])
+    return paths
+
+
+def _wrapped(key: str, paths: Mapping[Place, set[Place]]) -> str:
+    parts = tuple(key.split("."))
+    length = next(n for n in reversed(range(len(parts))) if parts[:n] in paths)
+    raw = paths[parts[:length]]
+    if len(raw) > 1:
+        forms = " and ".join(sorted(".".join(form) or "(nothing)" for form in raw))
+        raise KeyCollision(
+            f"the file wraps {'.'.join(parts[:length]) or 'its keys'} in two ways ({forms}): which one is {key} to have?",
+            keys=(key,),
+            hint="write the output without wrapper segments: --unwrap",
+        )
+    return ".".join((*next(iter(raw)), *parts[length:]))
