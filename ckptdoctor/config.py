@@ -7,9 +7,9 @@ A new field is one line in a table below and one in `Config`; checks are plain, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ckptdoctor.errors import ConfigError
 from ckptdoctor.text import did_you_mean, printable
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 Place = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     """Defaults; what the project does not set is None or empty.
 
     `path` is the file they come from, if there is one; `folder` is its folder, or where the search began. Paths in here, that
@@ -32,7 +31,7 @@ class Config:
     path: Path | None = None
     target: str | None = None
     target_config: Path | None = None
-    target_args: Mapping[str, Any] = field(default_factory=dict)
+    target_args: Mapping[str, Any] = {}
     maps: tuple[Path, ...] = ()
     select: str | None = None
     strip: tuple[str, ...] | None = None
@@ -49,18 +48,17 @@ def find_config(start: Path) -> Config:
     for folder in (start, *start.parents):
         for name, read in (("ckptdoctor.yaml", _read_yaml), ("pyproject.toml", _read_toml)):
             raw = _raw(folder / name)
-            found = None if raw is None else read(_Source(folder / name), raw)
+            found = None if raw is None else read(_Source(folder / name, {}), raw)
             if found is not None:
                 return found
     return Config(start)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(NamedTuple):
     """One file: where in it a field stands (as `:line:column`), and errors that say so."""
 
     path: Path
-    marks: dict[Place, str] = field(default_factory=dict)
+    marks: dict[Place, str]
 
     @property
     def folder(self) -> Path:
@@ -83,7 +81,7 @@ def _raw(path: Path) -> bytes | None:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
     except OSError as error:
-        _Source(path).fail(f"cannot be read: {error.strerror}")
+        _Source(path, {}).fail(f"cannot be read: {error.strerror}")
 
 
 def _read_toml(source: _Source, raw: bytes) -> Config | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -176,7 +175,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 def _create_beside(final: Path) -> tuple[Path, int]:
     mode = stat.S_IMODE(final.stat().st_mode) if final.exists() else 0o666
-    temporary = final.with_name(f".{final.name[:180]}.{os.getpid()}-{secrets.token_hex(4)}.ckptdoctor-tmp")
+    temporary = final.with_name(f".{final.name[:180]}.{os.getpid()}-{os.urandom(4).hex()}.ckptdoctor-tmp")
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         if final.exists():

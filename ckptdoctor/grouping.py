@@ -7,15 +7,13 @@ a full product of its alternatives, and nothing is shown that is not there. Line
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Names: TypeAlias = tuple[str, ...]
 _Row: TypeAlias = tuple[Names, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(NamedTuple):
     """A label and the keys it stands for, in the order in which its alternatives name them."""
 
     text: str
@@ -59,9 +57,9 @@ def _mergeable(row: _Row, at: int) -> bool:
 
 
 def _product(row: _Row) -> list[str]:
-    keys = [""]
-    for names in row:
-        keys = [f"{key}.{name}" if key else name for key in keys for name in names]
+    keys = list(row[0])
+    for names in row[1:]:
+        keys = [f"{key}.{name}" for key in keys for name in names]
     return keys
 
 

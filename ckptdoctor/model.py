@@ -1,13 +1,11 @@
-"""The nouns that everything else speaks in: a `DType`, a `TensorSpec`, and the `Manifest` that lists them. No tensor data, no torch."""
+"""The nouns that everything else speaks in: `DType`, `TensorSpec`, `Layout`, `Manifest`. No tensor data, no torch."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 Kind: TypeAlias = Literal["parameter", "buffer", "unknown"]
 Family: TypeAlias = Literal["float", "integer", "complex", "bool"]
@@ -91,8 +89,7 @@ class TensorSpec:
         return 0 if self.kind == "buffer" or self.tied_to is not None else self.numel
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a manifest comes from. `reference` is what the user wrote, `kind` the format or the kind of target."""
 
     reference: str
@@ -149,6 +146,9 @@ class Manifest(Mapping[str, TensorSpec]):
     @property
     def fingerprint(self) -> str:
         """sha256 over keys, shapes, dtypes and ties, in order: equal manifests, equal fingerprints. No values go in."""
+        import hashlib
+        import json
+
         digest = hashlib.sha256()
         for spec in self.values():
             line = json.dumps([spec.key, spec.shape, spec.dtype.name, spec.tied_to])
@@ -156,8 +156,7 @@ class Manifest(Mapping[str, TensorSpec]):
         return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """How a tensor lies in its storage. Offset and stride count elements; `conj` and `neg` are torch's lazy bits."""
 
     dtype: DType

@@ -5,39 +5,47 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.errors import UsageError
-from ckptdoctor.patterns import AmbiguousKey, Pattern, PatternError
 from ckptdoctor.plan import Plan, Remainder, Step
 from ckptdoctor.text import did_you_mean
+
+if TYPE_CHECKING:
+    from ckptdoctor.patterns import Pattern
 
 FAIL_ON = ("mismatched", "dtype", "tied", "unexpected", "buffers")
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """At most so many, or at most such a share. `text` is what the user wrote."""
+class Limit(NamedTuple):
+    """At most so many, or at most such a share (an exact fraction). `text` is what the user wrote."""
 
     text: str
-    count: int | None = None
-    share: Fraction | None = None
+    number: int | None = None
+    share: tuple[int, int] | None = None
 
     @classmethod
     def parse(cls, text: str) -> Limit:
         """`2`, `10_000` or `0.1%`; raises UsageError for anything else."""
         plain = text.strip()
         if re.fullmatch(r"\d[\d_,]*", plain):
-            return cls(plain, count=int(plain.replace("_", "").replace(",", "")))
-        if re.fullmatch(r"\d+(\.\d+)?\s*%", plain) and Fraction(plain.rstrip("% ")) <= 100:
-            return cls(plain, share=Fraction(plain.rstrip("% ")) / 100)
+            return cls(plain, number=int(plain.replace("_", "").replace(",", "")))
+        percent = re.fullmatch(r"(\d{1,3})(?:\.(\d{1,18}))?\s*%", plain)
+        if percent is not None:
+            digits = percent[2] or ""
+            numerator, denominator = int(percent[1] + digits), 100 * 10 ** len(digits)
+            if numerator <= denominator:
+                return cls(plain, share=(numerator, denominator))
         raise UsageError(f"{text!r} is no limit", hint="write a number of parameters (2) or a percentage (0.1%)")
 
     def allows(self, found: int, total: int) -> bool:
         """Whether `found` of `total` is within the limit."""
-        if self.count is not None:
-            return found <= self.count
-        return self.share is not None and found <= self.share * total
+        if self.number is not None:
+            return found <= self.number
+        if self.share is None:
+            return False
+        numerator, denominator = self.share
+        return found * denominator <= numerator * total
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +59,7 @@ class Policy:
     fail_on: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """The result of one check. `found` and `limit` count what `unit` says; `keys` are those that made it fail."""
 
     id: str
@@ -103,6 +110,8 @@ def make_policy(
 
 def parse_pattern(text: str) -> Pattern:
     """A pattern from a command line; raises UsageError with the place of the problem."""
+    from ckptdoctor.patterns import Pattern, PatternError
+
     try:
         return Pattern.parse(text)
     except PatternError as error:
@@ -115,6 +124,8 @@ def matches_any(patterns: Sequence[Pattern], key: str) -> bool:
 
 
 def _matches(pattern: Pattern, key: str) -> bool:
+    from ckptdoctor.patterns import AmbiguousKey
+
     try:
         return pattern.match(key) is not None
     except AmbiguousKey:

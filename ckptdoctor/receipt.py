@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 SCHEMA = "ckptdoctor/receipt/1"
 
 
-@dataclass(frozen=True, slots=True)
-class TensorReceipt:
+class TensorReceipt(NamedTuple):
     """One tensor of the output: its key in the file and in the target, how it came to be, and the sha256 of its values.
 
     The digest is over the elements in row-major order, little-endian; it is None where digests were left out.
@@ -30,8 +28,7 @@ class TensorReceipt:
     tied_to: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What `execute` did. `tool` holds versions, `source` and `output` describe the files, `random` are left-out targets."""
 
     path: str
@@ -70,4 +67,4 @@ def receipt_json(receipt: Receipt) -> str:
 
 
 def _row(tensor: TensorReceipt) -> dict[str, Any]:
-    return {name: getattr(tensor, name) for name in TensorReceipt.__dataclass_fields__}
+    return tensor._asdict()

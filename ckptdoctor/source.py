@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckptdoctor.danger import danger_of, dangerous
 from ckptdoctor.errors import NoStateDict
@@ -25,8 +25,7 @@ def read_manifest(path: str | os.PathLike[str], *, selected: str | None = None) 
         return _manifest(checkpoint, selected)
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSource:
+class OpenSource(NamedTuple):
     """An opened checkpoint with the place of its weights; close it, or use it in a `with`."""
 
     envelope: Envelope
@@ -57,7 +56,7 @@ def describe(path: str | os.PathLike[str], *, selected: str | None = None) -> tu
         elsewhere: Counter[str] = Counter()
         for other, tensors in checkpoint.places.items():
             if other != place:
-                elsewhere[place_text(other[:1])] += len(tensors)
+                elsewhere[place_text(other[:1])] += tensors
         facts = [f"{plural(count, 'tensor')} more at {printable(name)}" for name, count in elsewhere.items()]
         if unknown := [path for path in checkpoint.globals if danger_of(path) == "unknown"]:
             facts.append(f"objects of other classes, kept unopened: {listing(unknown)}")
@@ -67,7 +66,7 @@ def describe(path: str | os.PathLike[str], *, selected: str | None = None) -> tu
 def find_weights(checkpoint: Checkpoint, selected: str | None) -> Place:
     """Where the weights lie; raises NoStateDict with the candidates where that is not clear."""
     try:
-        return select({place: len(manifest) for place, manifest in checkpoint.places.items()}, selected)
+        return select(checkpoint.places, selected)
     except SelectionError as error:
         candidates = [place_text(place) for place in error.candidates]
         named = (
@@ -92,4 +91,4 @@ def _manifest(checkpoint: Checkpoint, selected: str | None) -> Manifest:
         selected=place_text(place) if place else None,
         notes=tuple(notes),
     )
-    return Manifest(checkpoint.places[place].values(), origin)
+    return Manifest(checkpoint.manifest(place).values(), origin)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -12,11 +11,12 @@ def printable(text: str) -> str:
     """`text` with everything that could move the cursor, hide or break a line written as an escape (`\\x1b`, `\\u202e`)."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(c if _harmless(c) else c.encode("unicode_escape").decode() for c in text)
+    from unicodedata import category
 
+    def harmless(character: str) -> bool:
+        return character == " " or category(character)[0] not in "CZ"
 
-def _harmless(character: str) -> bool:
-    return character == " " or unicodedata.category(character)[0] not in "CZ"
+    return "".join(c if harmless(c) else c.encode("unicode_escape").decode() for c in text)
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -8,8 +8,9 @@ front, and unasked only if more keys match without them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
+from typing import NamedTuple
 
 from ckptdoctor.errors import KeyCollision
 from ckptdoctor.model import Manifest
@@ -81,8 +82,7 @@ def _is_average(place: Place) -> bool:
     return any("ema" in name.lower().split("_") or name.lower().startswith(("ema", "swa")) for name in place)
 
 
-@dataclass(frozen=True, slots=True)
-class Aligned:
+class Aligned(NamedTuple):
     """Two manifests whose keys speak of the same things; what was taken out stands in their origins."""
 
     source: Manifest
@@ -124,7 +124,7 @@ def stripped(manifest: Manifest, segments: Sequence[str]) -> Manifest:
         )
         for spec in manifest.values()
     )
-    return Manifest(specs, replace(manifest.origin, stripped=tuple(gone)))
+    return Manifest(specs, manifest.origin._replace(stripped=tuple(gone)))
 
 
 def _short(key: str, segments: Sequence[str]) -> str:

@@ -4,8 +4,3 @@ The rules of reading: the archive begins at byte 0 and its end record is the las
 their names are unique (torch ignores case, so we do) and lie in one top folder; storages are stored, not compressed. A zip64
 record stands wherever torch writes one. Source of the layout: caffe2/serialize/inline_container.cc and measurement.
 """
-
-from ckptdoctor.archive.reading import Archive, ArchiveError, Entry
-from ckptdoctor.archive.writing import ArchiveWriter
-
-__all__ = ["Archive", "ArchiveError", "ArchiveWriter", "Entry"]

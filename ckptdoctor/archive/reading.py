@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckptdoctor.files import SourceFile
 
@@ -23,8 +23,7 @@ class ArchiveError(ValueError):
     """The zip container breaks the rules; the message says how."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One record. `crc` is 0 where the writer did not record it; `limit` is where the next record begins."""
 
     name: str
@@ -195,8 +194,7 @@ def _without_overlap(entries: list[Entry], directory: int) -> list[Entry]:
             raise ArchiveError(f"the record {entry.name} reaches into the next one")
         if entry.name in limited:
             raise ArchiveError(f"two entries with the name {entry.name}")
-        fields = (entry.name, entry.header, entry.size, entry.packed, entry.crc, entry.method, entry.flags)
-        limited[entry.name] = Entry(*fields, limit)
+        limited[entry.name] = entry._replace(limit=limit)
     if ordered and ordered[0].header != 0:
         raise ArchiveError("the archive does not begin at the first byte of the file")
     return [limited[entry.name] for entry in entries]

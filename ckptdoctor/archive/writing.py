@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckptdoctor.files import OutputFile
 
@@ -13,8 +13,7 @@ _MAX32 = 0xFFFFFFFF
 _MAX16 = 0xFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class _Written:
+class _Written(NamedTuple):
     name: bytes
     header: int
     size: int

@@ -1,29 +1,64 @@
-"""The commands, assembled. Importing this is what every start pays for: no torch, no numpy, no Rich, no YAML here."""
+"""The commands, assembled. Only the module of the command that runs is imported: every start pays for what stands here."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ckptdoctor import __version__
-from ckptdoctor.cli.diff import diff
-from ckptdoctor.cli.gate import gate
 from ckptdoctor.cli.guard import INTERRUPTED, catch_signals, say
-from ckptdoctor.cli.inspect import inspect
-from ckptdoctor.cli.map_check import map_check
 from ckptdoctor.cli.options import command
-from ckptdoctor.cli.output import write_stdout
-from ckptdoctor.cli.remap import remap
-from ckptdoctor.cli.schema import schema
+from ckptdoctor.lazy import load
+
+COMMANDS = {
+    "inspect": "ckptdoctor.cli.inspect:inspect",
+    "diff": "ckptdoctor.cli.diff:diff",
+    "remap": "ckptdoctor.cli.remap:remap",
+    "gate": "ckptdoctor.cli.gate:gate",
+    "schema": "ckptdoctor.cli.schema:schema",
+}
+MAP_COMMANDS = {
+    "check": "ckptdoctor.cli.map_check:map_check",
+}
 
 
-def _group(name: str, summary: str | None = None) -> typer.Typer:
+class LazyGroup(TyperGroup):
+    """A group whose commands are imported when they are asked for."""
+
+    table: dict[str, str]
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names in the order of the table, then what is registered the usual way."""
+        return [*self.table, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import and build one command."""
+        if cmd_name not in self.table:
+            return super().get_command(ctx, cmd_name)
+        single = _typer()
+        command(single, cmd_name)(load(self.table[cmd_name]))
+        built = typer.main.get_command(single)
+        built.name = cmd_name
+        return built
+
+
+class _Root(LazyGroup):
+    table = COMMANDS
+
+
+class _Maps(LazyGroup):
+    table = MAP_COMMANDS
+
+
+def _typer(name: str | None = None, group: type[TyperGroup] = TyperGroup, summary: str | None = None) -> typer.Typer:
     """Plain help: Rich would cost more than everything else at every start."""
     return typer.Typer(
         name=name,
+        cls=group,
         help=summary,
         add_completion=False,
         no_args_is_help=True,
@@ -33,18 +68,13 @@ def _group(name: str, summary: str | None = None) -> typer.Typer:
     )
 
 
-app = _group("ckptdoctor")
-maps = _group("map", "Work on maps.")
-
-for name, function in (("inspect", inspect), ("diff", diff), ("remap", remap), ("gate", gate), ("schema", schema)):
-    command(app, name)(function)
-command(maps, "check")(map_check)
-app.add_typer(maps)
+app = _typer("ckptdoctor", _Root)
+maps = _typer("map", _Maps, "Work on maps.")
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        write_stdout(f"ckptdoctor {__version__}\n")
+        sys.stdout.write(f"ckptdoctor {__version__}\n")
         raise typer.Exit
 
 
@@ -58,6 +88,14 @@ def _root(
 
     Exit status: 0 nothing wrong, 1 findings, 2 could not do it, 130 interrupted.
     """
+
+
+@maps.callback()
+def _map_group() -> None:
+    """Work on maps."""
+
+
+app.add_typer(maps)
 
 
 def run() -> None:

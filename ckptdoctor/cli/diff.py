@@ -10,7 +10,7 @@ from ckptdoctor.cli.inputs import Request, project_config
 from ckptdoctor.cli.options import MapOptions, MatchOptions, OutputOptions, Source, SourceOptions, Target, TargetOptions
 from ckptdoctor.cli.output import check_options, publish
 from ckptdoctor.cli.shown import next_after_diff, shown_keys
-from ckptdoctor.reports import Comparison
+from ckptdoctor.reports.comparison import Comparison
 
 
 def diff(

@@ -16,7 +16,7 @@ from ckptdoctor.cli.options import (
 from ckptdoctor.cli.output import check_options, publish
 from ckptdoctor.cli.shown import next_after_diff, shown_keys
 from ckptdoctor.policy import evaluate
-from ckptdoctor.reports import Comparison
+from ckptdoctor.reports.comparison import Comparison
 
 
 def gate(

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.cli.options import MapOptions, PolicyOptions, SourceOptions, TargetOptions
 from ckptdoctor.config import Config, find_config
 from ckptdoctor.errors import UsageError
-from ckptdoctor.keymap import KeyMap, load_map
 from ckptdoctor.model import Manifest
 from ckptdoctor.plan import Plan, make_plan
-from ckptdoctor.policy import Policy, make_policy
 from ckptdoctor.source import read_manifest
-from ckptdoctor.targets import parse_target_args, resolve_target
 from ckptdoctor.wrappers import align
 
+if TYPE_CHECKING:
+    from ckptdoctor.keymap import KeyMap
+    from ckptdoctor.policy import Policy
 
-@dataclass(frozen=True, slots=True)
-class Request:
+
+class Request(NamedTuple):
     """What a comparing command was asked for."""
 
     source: str
@@ -47,12 +47,18 @@ def key_maps(options: MapOptions, config: Config) -> list[KeyMap]:
     """The maps that are named, else the project's."""
     if options.no_map and options.maps:
         raise UsageError("--map and --no-map contradict each other")
-    paths: Iterable[Path] = options.maps or (() if options.no_map else config.maps)
+    paths: Sequence[Path] = options.maps or (() if options.no_map else config.maps)
+    if not paths:
+        return []
+    from ckptdoctor.keymap import load_map
+
     return [load_map(path) for path in paths]
 
 
 def target_manifest(reference: str | None, options: TargetOptions, config: Config) -> Manifest | None:
     """The target that is named, else the project's, else none."""
+    from ckptdoctor.targets import parse_target_args, resolve_target
+
     arguments = parse_target_args(options.target_arg or [])
     if options.no_target:
         if reference is not None:
@@ -72,6 +78,8 @@ def target_manifest(reference: str | None, options: TargetOptions, config: Confi
 
 def policy_of(options: PolicyOptions, config: Config, *, always: Iterable[str] = ()) -> Policy:
     """The policy that is asked for: each flag replaces the default that it names. `always` are checks that are made anyway."""
+    from ckptdoctor.policy import make_policy
+
     named = ",".join(options.fail_on).split(",") if options.fail_on else config.fail_on
     return make_policy(
         max_random=options.max_random if options.max_random is not None else config.max_random,

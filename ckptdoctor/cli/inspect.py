@@ -12,9 +12,8 @@ from ckptdoctor.cli.options import OutputOptions, SourceOptions, TargetOptions
 from ckptdoctor.cli.output import check_options, publish
 from ckptdoctor.files import write_text
 from ckptdoctor.formats.manifest import manifest_json
-from ckptdoctor.reports import Inspection
+from ckptdoctor.reports.inspection import Inspection
 from ckptdoctor.source import describe
-from ckptdoctor.targets import names_code
 from ckptdoctor.wrappers import EVERYWHERE, stripped
 
 
@@ -33,7 +32,8 @@ def inspect(
     """Show what is in a checkpoint or in a target: keys, shapes, dtypes, and where they lie."""
     check_options(output)
     facts: tuple[str, ...]
-    if names_code(reference):
+    is_target = _names_code(reference)
+    if is_target:
         listed, facts = target_manifest(reference, target, project_config()), ()
     else:
         listed, facts = describe(reference, selected=source.select)
@@ -43,5 +43,13 @@ def inspect(
     if manifest is not None:
         write_text(manifest, manifest_json(listed), overwrite=True)
         facts = (*facts, f"manifest written to {manifest}")
-    publish(Inspection(listed, names_code(reference), facts, output.every_key), output)
+    publish(Inspection(listed, is_target, facts, output.every_key), output)
     return 0
+
+
+def _names_code(reference: str) -> bool:
+    if Path(reference).is_file() and Path(reference).suffix not in (".yaml", ".yml", ".json"):
+        return False
+    from ckptdoctor.targets import names_code
+
+    return names_code(reference)

@@ -12,8 +12,8 @@ from ckptdoctor.cli.options import MapOptions, OutputOptions, SourceOptions, Tar
 from ckptdoctor.cli.output import check_options, publish
 from ckptdoctor.keymap import load_map
 from ckptdoctor.plan import check_alone
-from ckptdoctor.reports import Comparison
 from ckptdoctor.reports.base import Page
+from ckptdoctor.reports.comparison import Comparison
 from ckptdoctor.text import plural
 
 
@@ -44,7 +44,7 @@ def map_check(
             "map": {"path": str(map_path), "sha256": key_map.sha256},
             "passed": True,
         }
-        publish(Page(title=str(map_path), sentence=sentence, data=data), output)
+        publish(Page(title=str(map_path), sentence=sentence, data=lambda: data), output)
         return 0
     request = Request(source, target, source_options, target_options, MapOptions(maps=[map_path]))
     publish(Comparison("map check", request.plan(project_config()), every_key=output.every_key), output)

@@ -1,12 +1,11 @@
-"""Options that several commands share, as dataclasses; `command` lays their fields out as parameters for Typer."""
+"""Options that several commands share, in groups; `command` lays the fields of a group out as parameters for Typer."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
@@ -22,8 +21,7 @@ Target = Annotated[
 ]
 
 
-@dataclass(slots=True)
-class OutputOptions:
+class OutputOptions(NamedTuple):
     """How a result is shown."""
 
     format: Annotated[str, typer.Option("--format", "-f", help="table, json or markdown.")] = "table"
@@ -37,8 +35,7 @@ class OutputOptions:
     color: Annotated[str, typer.Option("--color", metavar="WHEN", help="auto, always or never.")] = "auto"
 
 
-@dataclass(slots=True)
-class SourceOptions:
+class SourceOptions(NamedTuple):
     """Which tensors of the file are meant, and under which names."""
 
     select: Annotated[
@@ -50,8 +47,7 @@ class SourceOptions:
     ] = None
 
 
-@dataclass(slots=True)
-class TargetOptions:
+class TargetOptions(NamedTuple):
     """How the target is built."""
 
     target_config: Annotated[
@@ -63,8 +59,7 @@ class TargetOptions:
     no_target: Annotated[bool, typer.Option("--no-target", help="Leave the project's default target out.")] = False
 
 
-@dataclass(slots=True)
-class MapOptions:
+class MapOptions(NamedTuple):
     """Which maps are applied."""
 
     maps: Annotated[
@@ -73,15 +68,13 @@ class MapOptions:
     no_map: Annotated[bool, typer.Option("--no-map", help="Leave the project's default maps out.")] = False
 
 
-@dataclass(slots=True)
-class MatchOptions:
+class MatchOptions(NamedTuple):
     """Which keys are shown."""
 
     match: Annotated[list[str] | None, typer.Option("--match", metavar="PATTERN", help="Show only these keys.")] = None
 
 
-@dataclass(slots=True)
-class PolicyOptions:
+class PolicyOptions(NamedTuple):
     """What is allowed."""
 
     max_random: Annotated[
@@ -105,28 +98,27 @@ class PolicyOptions:
 
 
 def command(app: typer.Typer, name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Register a function as a command: dataclass parameters are laid out as options.
+    """Register a function as a command: parameters that are one of the groups above are laid out as options.
 
     What it returns is the exit status; exceptions become one too.
     """
 
     def register(function: Callable[..., int]) -> Callable[..., int]:
         hints = get_type_hints(function, include_extras=True)
-        groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-        parameters = []
+        groups: dict[str, Any] = {name: hint for name, hint in hints.items() if hasattr(hint, "_fields")}
+        parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(function).parameters.values():
-            group = groups.get(parameter.name)
-            parameters += (
-                [_parameter(field, group) for field in fields(group)]
-                if group
-                else [parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)]
-            )
+            if parameter.name in groups:
+                parameters += _laid_out(groups[parameter.name])
+            else:
+                annotation = hints[parameter.name]
+                parameters.append(parameter.replace(annotation=annotation, kind=inspect.Parameter.KEYWORD_ONLY))
 
         def run(**given: Any) -> None:
             with guarded(as_json=lambda: given.get("format") == "json"):
                 values = {
-                    key: group(**{field.name: given.pop(field.name) for field in fields(group)})
-                    for key, group in groups.items()
+                    name: group(**{field: given.pop(field) for field in group._fields})
+                    for name, group in groups.items()
                 }
                 status = function(**values, **given)
             raise typer.Exit(status)
@@ -140,7 +132,10 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., int]], Calla
     return register
 
 
-def _parameter(field: Field[Any], group: type) -> inspect.Parameter:
-    annotation = get_type_hints(group, include_extras=True)[field.name]
-    default = inspect.Parameter.empty if field.default is MISSING else field.default
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+def _laid_out(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [
+        inspect.Parameter(field, kind, default=group._field_defaults[field], annotation=hints[field])
+        for field in group._fields
+    ]

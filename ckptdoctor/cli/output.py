@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import replace
 
 from ckptdoctor.cli.guard import say
 from ckptdoctor.cli.options import OutputOptions
@@ -54,7 +53,7 @@ def write_stdout(text: str) -> None:
 
 
 def _quiet(page: Page) -> Page:
-    return replace(page, title="", facts=(), tables=())
+    return page._replace(title="", facts=(), tables=())
 
 
 def _reports(options: OutputOptions) -> list[tuple[str, str]]:

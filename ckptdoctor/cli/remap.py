@@ -25,7 +25,7 @@ from ckptdoctor.execute import execute
 from ckptdoctor.files import check_output
 from ckptdoctor.formats.base import WriteOptions
 from ckptdoctor.policy import evaluate
-from ckptdoctor.reports import Comparison
+from ckptdoctor.reports.comparison import Comparison
 
 
 def remap(

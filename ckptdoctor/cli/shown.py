@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
-
 from ckptdoctor.cli.options import MatchOptions
 from ckptdoctor.plan import Plan
-from ckptdoctor.policy import matches_any, parse_pattern
 
 
 def shown_keys(plan: Plan, options: MatchOptions) -> frozenset[str] | None:
     """The keys of both sides that --match names; None: all."""
     if not options.match:
         return None
+    from ckptdoctor.policy import matches_any, parse_pattern
+
     patterns = [parse_pattern(text) for text in options.match]
     keys = {*plan.source, *plan.target}
     return frozenset(key for key in keys if matches_any(patterns, key))
@@ -20,6 +19,8 @@ def shown_keys(plan: Plan, options: MatchOptions) -> frozenset[str] | None:
 
 def next_after_diff(plan: Plan, source: str, target: str | None) -> str | None:
     """What one would do after a diff."""
+    import shlex
+
     words = " ".join(shlex.quote(word) for word in (source, target) if word is not None)
     if not plan.has_target:
         return None

@@ -11,7 +11,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +177,8 @@ def _described(manifest: Manifest) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
+    from importlib import metadata
+
     versions = {"ckptdoctor": __version__, "python": platform.python_version()}
     for package in ("torch", "safetensors"):
         with suppress(metadata.PackageNotFoundError):

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from ckptdoctor.errors import CheckpointNotFound, CorruptCheckpoint, UnknownFormat
 from ckptdoctor.formats.base import Checkpoint, Probe, Reader, Writer
-from ckptdoctor.formats.lookalikes import lookalike
-from ckptdoctor.formats.manifest import ManifestReader
-from ckptdoctor.formats.safetensors import SafetensorsReader, SafetensorsWriter
-from ckptdoctor.formats.torch import TorchReader, TorchWriter
+from ckptdoctor.lazy import Table
 
-READERS: Sequence[Reader] = (TorchReader(), SafetensorsReader(), ManifestReader())
-WRITERS: Sequence[Writer] = (TorchWriter(), SafetensorsWriter())
+READERS: Table[Reader] = Table(
+    {
+        "torch": "ckptdoctor.formats.torch.reader:TorchReader",
+        "manifest": "ckptdoctor.formats.manifest:ManifestReader",
+        "safetensors": "ckptdoctor.formats.safetensors:SafetensorsReader",
+    }
+)
+WRITERS: Table[Writer] = Table(
+    {
+        "torch": "ckptdoctor.formats.torch.writer:TorchWriter",
+        "safetensors": "ckptdoctor.formats.safetensors:SafetensorsWriter",
+    }
+)
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -24,11 +31,13 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     probe = _probe(Path(path))
     refusals = []
-    for reader in READERS:
+    for reader in READERS.values():
         refusal = reader.refusal(probe)
         if refusal is None:
             return reader.open(probe.path)
         refusals.append(f"{reader.name}: {refusal}")
+    from ckptdoctor.formats.lookalikes import lookalike
+
     if (known := lookalike(probe)) is not None:
         raise known
     tried = "; ".join(refusals)
@@ -42,9 +51,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def writer_for(path: str | os.PathLike[str], source_format: str) -> Writer:
     """The writer for an output: by the ending of its name, else the format of the source."""
     suffix = Path(path).suffix.lower()
-    by_suffix = [writer for writer in WRITERS if suffix in writer.suffixes]
-    by_format = [writer for writer in WRITERS if writer.name == source_format]
-    return (by_suffix or by_format or list(WRITERS))[0]
+    by_suffix = next((writer for writer in WRITERS.values() if suffix in writer.suffixes), None)
+    return by_suffix or WRITERS[source_format if source_format in WRITERS else "torch"]
 
 
 def _probe(path: Path) -> Probe:

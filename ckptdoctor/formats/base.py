@@ -4,12 +4,11 @@ line in the table of `formats/__init__.py`; tests/contracts/test_formats.py then
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 from ckptdoctor.errors import CheckpointError
 from ckptdoctor.files import Observer, OutputFile, SourceFile
@@ -20,8 +19,7 @@ Place: TypeAlias = tuple[str, ...]
 """The way from the root of a file to a mapping that holds tensors: `("state_dict",)`; `()` is the root itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(NamedTuple):
     """What a reader sees of a path before it says whether it can read it."""
 
     path: Path
@@ -30,8 +28,7 @@ class Probe:
     head: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
+class StoredTensor(NamedTuple):
     """A tensor in a file: its spec, the storage that holds it, and how it lies in there.
 
     Tensors with one `storage` share memory. `start` says at which byte of the file that storage begins, `extent` how many
@@ -46,8 +43,7 @@ class StoredTensor:
     big_endian: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class OutputTensor:
+class OutputTensor(NamedTuple):
     """A tensor to be written under `key` (as it will stand in the file): copied from the source, or computed.
 
     `tied_to` is a key of the same output whose memory this one shares; then neither of the others is used.
@@ -76,8 +72,7 @@ class Written:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class WriteOptions:
+class WriteOptions(NamedTuple):
     """How to write: with digests or not, what becomes of the optimizer states, who is shown the bytes."""
 
     digests: bool = True
@@ -86,11 +81,11 @@ class WriteOptions:
 
 
 class Checkpoint(ABC):
-    """An opened file. `places` lists the mappings that hold tensors, with the tensors directly in them."""
+    """An opened file. `places` are the mappings that directly hold tensors, with the number of these."""
 
     format: ClassVar[str]
     has_data: ClassVar[bool] = True
-    places: Mapping[Place, Manifest]
+    places: Mapping[Place, int]
     metadata: Mapping[str, str]
     globals: tuple[str, ...] = ()
 
@@ -107,6 +102,10 @@ class Checkpoint(ABC):
     def nbytes(self) -> int:
         """Bytes of the whole checkpoint on disk."""
         return self.source.size
+
+    @abstractmethod
+    def manifest(self, place: Place) -> Manifest:
+        """The tensors directly at a place, in order, with their keys as in the file; raises CheckpointError."""
 
     @abstractmethod
     def stored(self, place: Place) -> Mapping[str, StoredTensor]:
@@ -131,8 +130,7 @@ class Checkpoint(ABC):
         self.source.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """Where the tensors come from: the opened source, and the place in it whose weights are replaced."""
 
     source: Checkpoint
@@ -177,6 +175,8 @@ def no_data(checkpoint: Checkpoint) -> CheckpointError:
 
 def sha256_of(chunks: Iterable[bytes]) -> str:
     """The digest of a tensor's values, as receipts hold it."""
+    import hashlib
+
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)

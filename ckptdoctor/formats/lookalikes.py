@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ckptdoctor.errors import CheckpointError, UnknownFormat, UnsafeCheckpoint
 from ckptdoctor.formats.base import Probe
-from ckptdoctor.pickles import PickleError, parse
+from ckptdoctor.pickles.machine import PickleError
+from ckptdoctor.pickles.parse import parse
 
 _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run: git lfs pull"),

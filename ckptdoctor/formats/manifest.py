@@ -41,7 +41,12 @@ class ManifestCheckpoint(Checkpoint):
 
     def __init__(self, source: SourceFile, manifest: Manifest) -> None:
         super().__init__(source)
-        self.places: Mapping[Place, Manifest] = {(): manifest}
+        self.places = {(): len(manifest)}
+        self._manifest = manifest
+
+    def manifest(self, place: Place) -> Manifest:
+        """All of it."""
+        return self._manifest
 
     def stored(self, place: Place) -> Mapping[str, StoredTensor]:
         """Never there."""

@@ -56,12 +56,17 @@ class SafetensorsCheckpoint(Checkpoint):
         tied = {key: first for key, first in self.metadata.items() if first in rows and key not in rows}
         specs = [spec for spec, _ in rows.values()]
         specs += [_tied_spec(key, rows[first][0]) for key, first in tied.items()]
-        self.places: Mapping[Place, Manifest] = {(): Manifest(specs)}
         self.tied = tied
+        self._manifest = Manifest(specs)
+        self.places = {(): len(specs)}
+
+    def manifest(self, place: Place) -> Manifest:
+        """All tensors of the file."""
+        return self._manifest
 
     def stored(self, place: Place) -> Mapping[str, StoredTensor]:
         """Every tensor fills its own span."""
-        return {spec.key: self._stored(spec) for spec in self.places[place].values()}
+        return {spec.key: self._stored(spec) for spec in self._manifest.values()}
 
     def _stored(self, spec: TensorSpec) -> StoredTensor:
         storage = spec.tied_to or spec.key

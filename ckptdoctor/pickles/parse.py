@@ -7,7 +7,7 @@ Opcodes and their meaning: CPython's Lib/pickletools.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckptdoctor.pickles import objects as o
 from ckptdoctor.pickles import values as v
@@ -16,23 +16,25 @@ from ckptdoctor.pickles.nodes import ByteString, CallNode, DictNode, FrozenSetNo
 
 _OPCODES: dict[bytes, Handler] = {
     b"N": v.constant(None), b"\x88": v.constant(True), b"\x89": v.constant(False), b")": v.constant(()),
-    b"K": v.number("<B"), b"M": v.number("<H"), b"J": v.number("<i"), b"G": v.number(">d"),
+    b"K": v.byte, b"M": v.number("<H"), b"J": v.number("<i"), b"G": v.number(">d"),
     b"\x8a": v.counted("<B", v.long), b"\x8b": v.counted("<i", v.long),
     b"I": v.text_line(v.int_line), b"L": v.text_line(v.long_line), b"F": v.text_line(float),
-    b"X": v.counted("<I", v.text), b"\x8c": v.counted("<B", v.text), b"\x8d": v.counted("<Q", v.text), b"V": v.text_line(v.raw_unicode),
-    b"B": v.counted("<I", bytes), b"C": v.counted("<B", bytes), b"\x8e": v.counted("<Q", bytes), b"\x96": v.counted("<Q", bytearray),
+    b"X": v.counted("<I", v.text), b"\x8c": v.counted("<B", v.text), b"\x8d": v.counted("<Q", v.text),
+    b"B": v.counted("<I", bytes), b"C": v.counted("<B", bytes), b"\x8e": v.counted("<Q", bytes),
+    b"V": v.text_line(v.raw_unicode), b"\x96": v.counted("<Q", bytearray),
     b"T": v.counted("<i", ByteString), b"U": v.counted("<B", ByteString), b"S": v.text_line(v.quoted),
     b"]": o.fresh(list), b"}": o.fresh(lambda: DictNode([])), b"\x8f": o.fresh(lambda: SetNode([])),
     b"l": o.from_mark(list), b"t": o.from_mark(tuple), b"d": o.from_mark(lambda items: DictNode(o.pairs_of(items))),
     b"\x91": o.from_mark(FrozenSetNode),
     b"\x85": o.small_tuple(1), b"\x86": o.small_tuple(2), b"\x87": o.small_tuple(3),
     b"a": o.append, b"e": o.appends, b"s": o.setitem, b"u": o.setitems, b"\x90": o.additems,
-    b"c": o.global_, b"\x93": o.stack_global, b"\x82": o.extension("<B"), b"\x83": o.extension("<H"), b"\x84": o.extension("<i"),
+    b"c": o.global_, b"\x93": o.stack_global,
+    b"\x82": o.extension("<B"), b"\x83": o.extension("<H"), b"\x84": o.extension("<i"),
     b"R": o.reduce, b"\x81": o.newobj, b"\x92": o.newobj_ex, b"i": o.inst, b"o": o.obj, b"b": o.build,
     b"P": o.persid, b"Q": o.binpersid,
     b"(": o.mark, b"0": v.pop, b"1": v.pop_mark, b"2": v.dup,
-    b"q": v.put("<B"), b"r": v.put("<I"), b"p": v.put_line, b"\x94": v.memoize,
-    b"h": v.get("<B"), b"j": v.get("<I"), b"g": v.get_line,
+    b"q": v.put_byte, b"r": v.put("<I"), b"p": v.put_line, b"\x94": v.memoize,
+    b"h": v.get_byte, b"j": v.get("<I"), b"g": v.get_line,
     b"\x80": v.proto, b"\x95": v.frame, b".": v.stop,
     b"\x97": v.out_of_band, b"\x98": v.out_of_band,
 }  # fmt: skip
@@ -40,8 +42,7 @@ _OPCODES: dict[bytes, Handler] = {
 HANDLERS: list[Handler] = [_OPCODES.get(bytes([code]), v.unknown) for code in range(256)]
 
 
-@dataclass(frozen=True, slots=True)
-class Pickle:
+class Pickle(NamedTuple):
     """A parsed stream: the graph, its protocol, and where it ended.
 
     Also all that the stream names (`globals`), would call (`calls`) and refers to outside of it (`persistent`), in order of

@@ -6,9 +6,8 @@ torch/serialization.py (`persistent_id`: `("storage", type, key, location, numel
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptdoctor.model import DTYPES, DType, Layout
 from ckptdoctor.pickles.machine import PickleError
@@ -31,8 +30,7 @@ _STORAGE_DTYPES = {
 _DTYPE_STORAGES = {dtype: name for name, dtype in _STORAGE_DTYPES.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class StorageNode:
+class StorageNode(NamedTuple):
     """A storage as the pickle refers to it. `dtype` is None for an untyped one, whose `numel` counts bytes."""
 
     key: str
@@ -45,8 +43,7 @@ class StorageNode:
         return self.numel * (self.dtype.itemsize if self.dtype else 1)
 
 
-@dataclass(frozen=True, slots=True)
-class TensorView:
+class TensorView(NamedTuple):
     """A tensor as a view of a storage. `parameter` says that it was saved as an nn.Parameter."""
 
     storage: StorageNode
@@ -64,7 +61,7 @@ def view_of(node: Node) -> TensorView | None:
     name, arguments = node.function.name, node.arguments
     if name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
         inner = view_of(arguments[0]) if arguments else None
-        return None if inner is None else replace(inner, parameter=True)
+        return None if inner is None else inner._replace(parameter=True)
     if name in ("_rebuild_tensor", "_rebuild_tensor_v2") and len(arguments) >= 4:
         return _view(arguments, None, arguments[6] if len(arguments) > 6 else None)
     if name == "_rebuild_tensor_v3" and len(arguments) >= 7:
@@ -109,7 +106,7 @@ def _view(arguments: tuple[Any, ...], dtype: DType | None, metadata: Node) -> Te
     if len(shape) != len(stride):
         raise PickleError("a tensor whose shape and stride differ in length")
     offset = _count(arguments[1], "offset of a tensor")
-    conj, neg = (_flag(metadata, name) for name in ("conj", "neg"))
+    conj, neg = (False, False) if metadata is None else (_flag(metadata, "conj"), _flag(metadata, "neg"))
     return TensorView(storage, Layout(dtype, shape, stride, offset, conj, neg))
 
 

@@ -1,4 +1,4 @@
-"""Opcodes that push a plain value, or move values between the stack and the memo. Factories where several differ in a layout only."""
+"""Opcodes that push a plain value, or move values between stack and memo; factories where only a layout differs."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def number(layout: str) -> Handler:
         return at + size
 
     return push
+
+
+def byte(m: Machine, at: int) -> int:  # the commonest number by far: no struct
+    m.stack.append(m.data[at])
+    return at + 1
 
 
 def counted(layout: str, make: Callable[[bytes], Any]) -> Handler:
@@ -93,6 +98,16 @@ def pop_mark(m: Machine, at: int) -> int:
 def dup(m: Machine, at: int) -> int:
     m.stack.append(m.stack[-1])
     return at
+
+
+def put_byte(m: Machine, at: int) -> int:
+    m.memo[m.data[at]] = m.stack[-1]
+    return at + 1
+
+
+def get_byte(m: Machine, at: int) -> int:
+    m.stack.append(m.memo[m.data[at]])
+    return at + 1
 
 
 def put(layout: str) -> Handler:

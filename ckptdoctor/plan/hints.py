@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from ckptdoctor.errors import Location, PlanError, UnknownTargetKey, UnusedRule
-from ckptdoctor.keymap import Rule
-from ckptdoctor.model import TensorSpec
-from ckptdoctor.patterns import Axis, Match, Pattern
-from ckptdoctor.text import did_you_mean, listing, printable
+from ckptdoctor.text import did_you_mean, listing, plural, printable
 
-Specs = Mapping[str, TensorSpec]
+if TYPE_CHECKING:
+    from ckptdoctor.keymap import Rule
+    from ckptdoctor.model import TensorSpec
+    from ckptdoctor.patterns import Axis, Match, Pattern
+
+Specs: TypeAlias = "Mapping[str, TensorSpec]"
 
 
 def unused(
@@ -29,13 +32,15 @@ def unused(
     return UnusedRule(error, rule=where, hint=hint)
 
 
-def unknown_target(key: str, sources: Sequence[str], where: Location | None, target: Specs) -> UnknownTargetKey:
-    """A rule that makes a key which the target does not have."""
+def unknown_target(made: Mapping[str, Sequence[str]], where: Location | None, target: Specs) -> UnknownTargetKey:
+    """A rule that makes keys (each with its sources) which the target does not have; looking for near ones is slow."""
+    first, sources = next(iter(made.items()))
+    more = f", nor {plural(len(made) - 1, 'other key')} that the rule makes" if len(made) > 1 else ""
     return UnknownTargetKey(
-        f"the target has no {printable(key)} (made of {listing(sources)})",
+        f"the target has no {printable(first)} (made of {listing(sources)}){more}",
         rule=where,
-        keys=(key,),
-        hint=did_you_mean(key, target) or "ckptdoctor inspect TARGET lists the target's keys",
+        keys=tuple(made),
+        hint=did_you_mean(first, target) or "ckptdoctor inspect TARGET lists the target's keys",
     )
 
 
@@ -88,14 +93,16 @@ def _fitting_members(
 
 def _one_member_hint(rule: Rule, axis: Axis, fitting: int, others: Sequence[int]) -> str:
     assert rule.pairing is not None
-    source, target = rule.pairing.source.text, rule.pairing.target.text
-    hint = f'"{source}" -> "{target.replace(axis.text, axis.members[fitting], 1)}" is what fits in shape'
+    source, target = rule.pairing.source, rule.pairing.target
+    hint = f'"{source}" -> "{_chosen(target, axis, axis.members[fitting])}" is what fits in shape'
     if not others:
         return hint
     names = [axis.members[other] for other in others]
     group = f"{{{','.join(names)}}}" if len(names) > 1 else names[0]
-    return f'{hint}, with fresh: "{_replaced(target, axis, group)}"'
+    return f'{hint}, with fresh: "{_chosen(target, axis, group)}"'
 
 
-def _replaced(pattern: str, axis: Axis, text: str) -> str:
-    return pattern.replace(axis.text, text, 1)
+def _chosen(pattern: Pattern, axis: Axis, text: str) -> str:
+    """The pattern with `text` where the axis stands; another group may be written alike."""
+    offset = [part.offset for part in pattern.parts() if hasattr(part, "members")][int(axis.key)]
+    return pattern.text[:offset] + text + pattern.text[offset + len(axis.text) :]

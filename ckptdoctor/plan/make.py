@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ckptdoctor.errors import PlanError
-from ckptdoctor.keymap import Declaration, KeyMap
 from ckptdoctor.model import Manifest
 from ckptdoctor.plan import hints
 from ckptdoctor.plan.settle import fresh_keys, image_of, remainders, steps_for
 from ckptdoctor.plan.stage import Value, run_stage
 from ckptdoctor.plan.types import Plan, Take, taken_keys
 from ckptdoctor.plan.warn import warnings_for
+
+if TYPE_CHECKING:
+    from ckptdoctor.keymap import Declaration, KeyMap
 
 
 def make_plan(source: Manifest, target: Manifest | None = None, maps: KeyMap | Sequence[KeyMap] = ()) -> Plan:
@@ -22,7 +25,7 @@ def make_plan(source: Manifest, target: Manifest | None = None, maps: KeyMap | S
     problems at once: a rule that names nothing, two producers for a key, an output that the target does not have or has in
     another shape.
     """
-    maps = (maps,) if isinstance(maps, KeyMap) else tuple(maps)
+    maps = tuple(maps) if isinstance(maps, Sequence) else (maps,)
     problems: list[PlanError] = []
     values = {key: Value(spec, Take(key)) for key, spec in source.items()}
     dropped: dict[str, Declaration] = {}

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ckptdoctor.errors import KeyCollision, PlanError, ShapeError
-from ckptdoctor.keymap import Declaration, KeyMap
 from ckptdoctor.model import Manifest, Origin, TensorSpec
 from ckptdoctor.plan import hints
-from ckptdoctor.plan.stage import Value, matching
+from ckptdoctor.plan.stage import Value
 from ckptdoctor.plan.types import Remainder, Status, Step, Take, taken_keys
 from ckptdoctor.text import printable, shape_text
+
+if TYPE_CHECKING:
+    from ckptdoctor.errors import Location
+    from ckptdoctor.keymap import Declaration, KeyMap
 
 
 def image_of(values: Mapping[str, Value], source: Manifest) -> Manifest:
@@ -29,6 +33,10 @@ def image_of(values: Mapping[str, Value], source: Manifest) -> Manifest:
 def fresh_keys(maps: Sequence[KeyMap], target: Manifest, problems: list[PlanError]) -> dict[str, Declaration]:
     """The target keys that a map declares to stay random."""
     fresh: dict[str, Declaration] = {}
+    if not maps:
+        return fresh
+    from ckptdoctor.plan.rules import matching
+
     for key_map in maps:
         for declaration in key_map.fresh:
             keys = matching(declaration.patterns, target, problems, declaration.location)
@@ -46,11 +54,13 @@ def steps_for(
     problems: list[PlanError],
 ) -> tuple[Step, ...]:
     """A step for each target tensor, in order. What a rule made has to fit; what only has the same name may not."""
+    unknown: dict[Location, dict[str, list[str]]] = {}
     for key, value in values.items():
-        if value.rule is not None:
-            problem = _misfit(key, value, fresh, target)
-            if problem is not None:
-                problems.append(problem)
+        if value.rule is not None and key not in target:
+            unknown.setdefault(value.rule, {})[key] = list(taken_keys(value.expression))
+        elif value.rule is not None and (problem := _misfit(key, value, fresh, target)) is not None:
+            problems.append(problem)
+    problems += [hints.unknown_target(made, rule, target) for rule, made in unknown.items()]
     steps = {key: _step(spec, values.get(key), fresh.get(key)) for key, spec in target.items()}
     _tie(steps)
     return tuple(steps.values())
@@ -58,8 +68,6 @@ def steps_for(
 
 def _misfit(key: str, value: Value, fresh: Mapping[str, Declaration], target: Manifest) -> PlanError | None:
     sources = list(taken_keys(value.expression))
-    if key not in target:
-        return hints.unknown_target(key, sources, value.rule, target)
     if key in fresh:
         return KeyCollision(
             f"{printable(key)} is made by this rule, and declared fresh at {fresh[key].location}",

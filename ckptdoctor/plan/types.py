@@ -6,26 +6,25 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from ckptdoctor.errors import Location
-from ckptdoctor.keymap import KeyMap
-from ckptdoctor.model import Manifest, TensorSpec
-from ckptdoctor.ops import Op
+if TYPE_CHECKING:
+    from ckptdoctor.errors import Location
+    from ckptdoctor.keymap import KeyMap
+    from ckptdoctor.model import Manifest, TensorSpec
+    from ckptdoctor.ops import Op
 
 Status: TypeAlias = Literal["loaded", "renamed", "computed", "tied", "fresh", "missing", "mismatched"]
 RANDOM: tuple[Status, ...] = ("fresh", "missing", "mismatched")
 
 
-@dataclass(frozen=True, slots=True)
-class Take:
+class Take(NamedTuple):
     """A tensor of the source, as it is."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Apply:
+class Apply(NamedTuple):
     """An output of an op over other expressions."""
 
     op: Op
@@ -95,8 +94,7 @@ class Step:
         return self.filled and self.given is not None and self.given.dtype != self.target.dtype
 
 
-@dataclass(frozen=True, slots=True)
-class Remainder:
+class Remainder(NamedTuple):
     """A source tensor that no step uses: unexpected, dropped with a reason, or of the shape of no target."""
 
     source: TensorSpec

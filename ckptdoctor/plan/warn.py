@@ -3,42 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 from ckptdoctor.plan.types import Plan, Take
 from ckptdoctor.text import plural
 
-Counts = Mapping[str, int]
+_Stacks: TypeAlias = Mapping[str, Mapping[str, int]]
+_NAMED = 5
 
 
 def warnings_for(plan: Plan) -> tuple[str, ...]:
     """Every warning once, in the order of the target."""
-    unused = {remainder.source.key: remainder.source.counted for remainder in plan.remainders}
-    random = {step.target.key: step.random_parameters for step in plan.steps if step.random}
+    unused = _stacks((rest.source.key, rest.source.counted) for rest in plan.remainders)
+    random = _stacks((step.target.key, step.random_parameters) for step in plan.steps if step.random)
     found: dict[str, None] = {}
     for step in plan.steps:
         if step.status == "renamed" and isinstance(step.expression, Take):
             source, target = _module(step.expression.key), _module(step.target.key)
-            moved = f"{source} -> {target} fits in shape, but"
-            for warning in (
-                _left_behind(source, target, unused, f"{moved} {{}} of the checkpoint would stay unused ({{}})"),
-                _left_behind(target, source, random, f"{moved} {{}} of the target would stay random ({{}})"),
+            for left, fate in (
+                (_left_behind(source, target, unused), "of the checkpoint would stay unused"),
+                (_left_behind(target, source, random), "of the target would stay random"),
             ):
-                if warning is not None:
-                    found[warning + ": the model computes another function"] = None
+                if left:
+                    names, parameters = _joined(left), plural(sum(left.values()), "parameter")
+                    moved = f"{source} -> {target} fits in shape, but {names} {fate} ({parameters})"
+                    found[f"{moved}: the model computes another function"] = None
     return tuple(found)
 
 
-def _left_behind(layer: str, partner: str, leftover: Counts, sentence: str) -> str | None:
+def _stacks(leftover: Iterable[tuple[str, int]]) -> _Stacks:
+    """Numbered layers with the parameters in them that nobody uses, by the stack they stand in."""
+    stacks: dict[str, dict[str, int]] = {}
+    for key, count in leftover:
+        layer = _module(key)
+        stack, _, number = layer.rpartition(".")
+        if number.isdecimal():
+            layers = stacks.setdefault(stack, {})
+            layers[layer] = layers.get(layer, 0) + count
+    return stacks
+
+
+def _left_behind(layer: str, partner: str, stacks: _Stacks) -> Mapping[str, int]:
     """Neighbours of a numbered layer that nobody uses, if its partner is no numbered layer of the like."""
     stack, _, number = layer.rpartition(".")
     if not number.isdecimal() or partner.rpartition(".")[2].isdecimal():
-        return None
-    left = {_module(key): 0 for key in leftover if _module(key).rpartition(".")[0] == stack}
-    neighbours = [name for name in left if name.rpartition(".")[2].isdecimal() and name != layer]
-    if not neighbours:
-        return None
-    parameters = sum(count for key, count in leftover.items() if _module(key) in neighbours)
-    return sentence.format(_joined(neighbours), plural(parameters, "parameter"))
+        return {}
+    return {name: count for name, count in stacks.get(stack, {}).items() if name != layer}
 
 
 def _module(key: str) -> str:
@@ -47,4 +57,6 @@ def _module(key: str) -> str:
 
 def _joined(names: Iterable[str]) -> str:
     *most, last = names
+    if len(most) >= _NAMED:
+        return f"{', '.join(most[:_NAMED])} and {len(most) + 1 - _NAMED:,} more"
     return f"{', '.join(most)} and {last}" if most else last

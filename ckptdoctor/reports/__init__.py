@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ckptdoctor.errors import UsageError
-from ckptdoctor.receipt import Receipt
+from ckptdoctor.lazy import Table, load
 from ckptdoctor.reports.base import Page, Renderer, Style
-from ckptdoctor.reports.comparison import Comparison, comparison_page
-from ckptdoctor.reports.inspection import Inspection, inspection_page
-from ckptdoctor.reports.kinds.json import JsonRenderer
-from ckptdoctor.reports.kinds.markdown import MarkdownRenderer
-from ckptdoctor.reports.kinds.table import TableRenderer
-from ckptdoctor.reports.writing import receipt_page
 from ckptdoctor.text import did_you_mean
 
-RENDERERS: Mapping[str, Renderer] = {each.name: each for each in (TableRenderer(), JsonRenderer(), MarkdownRenderer())}
-PAGES: Mapping[type, Callable[[Any], Page]] = {
-    Comparison: comparison_page,
-    Inspection: inspection_page,
-    Receipt: receipt_page,
-}
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-__all__ = ["PAGES", "RENDERERS", "Comparison", "Inspection", "Page", "page_of", "render"]
+RENDERERS: Table[Renderer] = Table(
+    {
+        "table": "ckptdoctor.reports.kinds.table:TableRenderer",
+        "json": "ckptdoctor.reports.kinds.json:JsonRenderer",
+        "markdown": "ckptdoctor.reports.kinds.markdown:MarkdownRenderer",
+    }
+)
+PAGES: Mapping[str, str] = {
+    "Comparison": "ckptdoctor.reports.comparison:comparison_page",
+    "Inspection": "ckptdoctor.reports.inspection:inspection_page",
+    "Receipt": "ckptdoctor.reports.writing:receipt_page",
+}
 
 
 def page_of(result: object) -> Page:
-    """The page of a result; raises TypeError for what is none."""
-    make = PAGES.get(type(result))
-    if make is None:
-        raise TypeError(f"{type(result).__name__} is no result that can be rendered")
-    return make(result)
+    """The page of a result, which may be a page already; raises TypeError for what is none."""
+    if isinstance(result, Page):
+        return result
+    name = type(result).__name__
+    if name not in PAGES:
+        raise TypeError(f"{name} is no result that can be rendered")
+    page: Page = load(PAGES[name])(result)
+    return page
 
 
 def render(result: object, kind: str = "table", *, width: int | None = None, color: bool = False) -> str:
@@ -39,9 +42,7 @@ def render(result: object, kind: str = "table", *, width: int | None = None, col
 
     `width` is the length of a line in characters (None: no limit). Raises UsageError for an unknown kind.
     """
-    renderer = RENDERERS.get(kind)
-    if renderer is None:
+    if kind not in RENDERERS:
         hint = did_you_mean(kind, RENDERERS) or f"choose from {', '.join(RENDERERS)}"
         raise UsageError(f"there is no report of the kind {kind!r}", hint=hint)
-    page = result if isinstance(result, Page) else page_of(result)
-    return renderer.render(page, Style(width, color))
+    return RENDERERS[kind].render(page_of(result), Style(width, color))

@@ -5,15 +5,13 @@ a new result is a function that makes a page of it."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 Tone: TypeAlias = Literal["plain", "good", "bad", "note"]
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """A column of a table. `fold` marks the one column that gives way where the line is too short."""
 
     title: str
@@ -21,16 +19,14 @@ class Column:
     fold: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A row of plain text cells; the tone repeats in colour what the words say."""
 
     cells: tuple[str, ...]
     tone: Tone = "plain"
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """Columns and rows; `heading` stands above it."""
 
     columns: tuple[Column, ...]
@@ -38,17 +34,16 @@ class Table:
     heading: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """A result for people and for machines.
 
     `title` is one line, `facts` are lines below it, `sentence` closes the page and says it all. `warnings` and `next_step`
-    go to stderr on a command line. `data` is what the JSON report holds.
+    go to stderr on a command line. `data` makes what the JSON report holds.
     """
 
     title: str
     sentence: str
-    data: Mapping[str, Any]
+    data: Callable[[], Mapping[str, Any]]
     tone: Tone = "plain"
     facts: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
@@ -56,8 +51,7 @@ class Page:
     next_step: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Style:
+class Style(NamedTuple):
     """How wide a line may be (None: as wide as it gets), and whether colour is wanted."""
 
     width: int | None = None

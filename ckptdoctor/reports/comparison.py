@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptdoctor.grouping import labels
 from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.plan import Plan, Remainder, Step
-from ckptdoctor.policy import Verdict
 from ckptdoctor.reports.base import Column, Page, Row, Table, Tone
-from ckptdoctor.reports.data import comparison_data
 from ckptdoctor.text import plural, shape_text
+
+if TYPE_CHECKING:
+    from ckptdoctor.policy import Verdict
 
 _MARKS = {
     "missing": "+",
@@ -39,8 +41,7 @@ _COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(NamedTuple):
     """A plan, judged or not, as a command shows it. `every_key` turns grouping off, `only` are keys to show alone."""
 
     command: str
@@ -51,8 +52,7 @@ class Comparison:
     only: frozenset[str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+class _Line(NamedTuple):
     """One tensor of either side as a row shows it."""
 
     status: str
@@ -69,8 +69,8 @@ class _Line:
         kind = self.wanted.kind if self.wanted else None
         return (
             self.status,
-            _cell(self.given),
-            _cell(self.wanted),
+            _look(self.given),
+            _look(self.wanted),
             kind,
             self.why,
             len(self.sources),
@@ -95,8 +95,14 @@ def comparison_page(comparison: Comparison) -> Page:
         sentence=sentence,
         tone="plain" if verdict is None else "good" if passed else "bad",
         warnings=(*plan.source.origin.notes, *plan.target.origin.notes, *plan.warnings),
-        data=comparison_data(comparison.command, plan, verdict, comparison.exit_status),
+        data=partial(_data, comparison),
     )
+
+
+def _data(comparison: Comparison) -> dict[str, Any]:
+    from ckptdoctor.reports.data import comparison_data
+
+    return comparison_data(comparison.command, comparison.plan, comparison.verdict, comparison.exit_status)
 
 
 def _title(manifest: Manifest) -> str:
@@ -129,7 +135,8 @@ def _sentence(plan: Plan) -> str:
     unexpected = plan.unused("unexpected")
     if unexpected:
         unused = sum(rest.source.counted for rest in unexpected)
-        parts.append(f"{plural(len(unexpected), 'tensor')} of the checkpoint ({unused:,} parameters) would not be used")
+        amount = f"{plural(len(unexpected), 'tensor')} of the checkpoint ({plural(unused, 'parameter')})"
+        parts.append(f"{amount} would not be used")
     return "; ".join(parts)
 
 
@@ -137,11 +144,12 @@ def _keys_table(comparison: Comparison) -> Table:
     lines = [_step_line(step) for step in comparison.plan.steps]
     lines += [_remainder_line(rest) for rest in comparison.plan.remainders if rest.status != "mismatched"]
     if comparison.only is not None:
-        lines = [line for line in lines if line.key in comparison.only]
+        lines = [line for line in lines if not comparison.only.isdisjoint((line.key, *line.sources))]
     position = {(line.status, line.key): number for number, line in enumerate(lines)}
     groups: dict[Hashable, list[_Line]] = {}
     for line in lines:
-        alike = line.key if comparison.every_key else line.status if line.status == "loaded" else line.alike
+        alone: Hashable = (line.status, line.key) if comparison.every_key else None
+        alike = alone or (line.status if line.status == "loaded" else line.alike)
         groups.setdefault(alike, []).append(line)
     rows = [row for group in groups.values() for row in _rows(group, comparison.every_key)]
     rows.sort(key=lambda row: (_ORDER.index(row[0].status), position[row[0].status, row[0].key]))
@@ -201,6 +209,10 @@ def _row(line: _Line, text: str, given: str, wanted: str, parameters: int) -> Ro
 
 def _is_buffer(line: _Line) -> bool:
     return line.wanted is not None and line.wanted.kind == "buffer"
+
+
+def _look(spec: TensorSpec | None) -> Hashable:
+    return None if spec is None else (spec.shape, spec.dtype)
 
 
 def _cell(spec: TensorSpec | None) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptdoctor import __version__
 from ckptdoctor.errors import Location
 from ckptdoctor.model import Manifest
 from ckptdoctor.plan import Plan, Remainder, Step
-from ckptdoctor.policy import Finding, Verdict
+
+if TYPE_CHECKING:
+    from ckptdoctor.policy import Finding, Verdict
 
 SCHEMA = "ckptdoctor/report/1"
 
@@ -27,7 +29,7 @@ def comparison_data(command: str, plan: Plan, verdict: Verdict | None, exit_stat
         "maps": [{"path": key_map.path, "sha256": key_map.sha256} for key_map in plan.maps],
         "summary": summary(plan),
         "keys": sorted(keys, key=lambda row: (row["target"] or "", row["sources"])),
-        "checks": [_check(finding) for finding in verdict.findings] if verdict else [],
+        "checks": sorted(map(_check, verdict.findings), key=lambda row: row["id"]) if verdict else [],
         "warnings": list(plan.warnings),
         "passed": verdict.passed if verdict else None,
         "exit_status": exit_status,

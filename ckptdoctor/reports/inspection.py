@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from ckptdoctor import __version__
 from ckptdoctor.grouping import labels
@@ -24,8 +24,7 @@ _COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
+class Inspection(NamedTuple):
     """A manifest to be shown; `is_target` says on which side it stands, `facts` are further lines about the file."""
 
     manifest: Manifest
@@ -43,7 +42,7 @@ def inspection_page(inspection: Inspection) -> Page:
         tables=(_table(manifest, inspection.every_key),),
         sentence=_sentence(manifest),
         warnings=manifest.origin.notes,
-        data=_data(inspection),
+        data=partial(_data, inspection),
     )
 
 

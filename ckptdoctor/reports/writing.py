@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 from ckptdoctor.receipt import Receipt, receipt_path
@@ -22,7 +23,7 @@ def receipt_page(receipt: Receipt) -> Page:
         sentence=f"wrote {plural(len(receipt.tensors), 'tensor')} ({parts}){random}",
         tone="good",
         warnings=receipt.notes,
-        data=_data(receipt),
+        data=partial(_data, receipt),
     )
 
 

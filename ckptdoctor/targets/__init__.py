@@ -12,29 +12,29 @@ from pathlib import Path
 from typing import Any
 
 from ckptdoctor.errors import UsageError
+from ckptdoctor.lazy import Table
 from ckptdoctor.model import Manifest
 
 from .base import CodeResolver, TargetArguments, TargetResolver
-from .building.contents import manifest_of_module
-from .building.recipe import configured_call
 from .building.settings import parse_target_args, read_settings
-from .building.suggest import not_found
-from .configs import ConfigResolver
-from .files import FileResolver
-from .modules import ModuleResolver
-from .python_files import PythonFileResolver
 
 __all__ = [
     "RESOLVERS",
     "TargetArguments",
     "TargetResolver",
-    "manifest_of_module",
     "names_code",
     "parse_target_args",
     "resolve_target",
 ]
 
-RESOLVERS: tuple[TargetResolver, ...] = (ConfigResolver(), FileResolver(), PythonFileResolver(), ModuleResolver())
+RESOLVERS: Table[TargetResolver] = Table(
+    {
+        "config": "ckptdoctor.targets.configs:ConfigResolver",
+        "file": "ckptdoctor.targets.files:FileResolver",
+        "python-file": "ckptdoctor.targets.python_files:PythonFileResolver",
+        "module": "ckptdoctor.targets.modules:ModuleResolver",
+    }
+)
 
 
 def resolve_target(
@@ -62,15 +62,17 @@ def resolve_target(
         reference, config = config, None
     text = fspath(reference)
     keywords = {**(_keywords(config, text) if config is not None else {}), **(arguments or {})}
-    resolver = next((each for each in RESOLVERS if each.recognise(text)), None)
+    resolver = next((each for each in RESOLVERS.values() if each.recognise(text)), None)
     if resolver is None:
-        raise not_found(text, [form for each in RESOLVERS for form in each.forms])
+        from .building.suggest import not_found
+
+        raise not_found(text, [form for each in RESOLVERS.values() for form in each.forms])
     return resolver.resolve(text, TargetArguments(keywords, search_path))
 
 
 def names_code(reference: str) -> bool:
     """Whether a reference names a model to be built rather than a file with tensors; looks, and runs nothing."""
-    resolver = next((each for each in RESOLVERS if each.recognise(reference)), None)
+    resolver = next((each for each in RESOLVERS.values() if each.recognise(reference)), None)
     return isinstance(resolver, CodeResolver) and (
         ":" in reference or Path(reference).suffix in (".yaml", ".yml", ".json")
     )
@@ -78,6 +80,8 @@ def names_code(reference: str) -> bool:
 
 def _keywords(config: str | PathLike[str], reference: str) -> Mapping[str, Any]:
     """The keyword arguments in a config for a class that is named elsewhere."""
+    from .building.recipe import configured_call
+
     path = Path(config)
     settings = read_settings(path, reference)
     call = configured_call(settings)

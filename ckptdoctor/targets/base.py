@@ -8,27 +8,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from ckptdoctor.model import Manifest, Origin
 
-from .building.build import build
-from .building.contents import manifest_of_object
-from .building.guard import require_torch, user_code
-from .building.recipe import Recipe
+if TYPE_CHECKING:
+    from .building.recipe import Recipe
 
 
-@dataclass(frozen=True, slots=True)
-class TargetArguments:
+class TargetArguments(NamedTuple):
     """What `--target-config` and `--target-arg` say, the latter having won.
 
     `keywords` are keyword arguments for the constructor, still with nested `_target_` or `class_path` mappings in them.
     `search_path` is a folder that shall be importable, beside the working directory.
     """
 
-    keywords: Mapping[str, Any] = field(default_factory=dict)
+    keywords: Mapping[str, Any] = {}
     search_path: Path | None = None
 
 
@@ -63,6 +59,10 @@ class CodeResolver(TargetResolver):
 
     def resolve(self, reference: str, arguments: TargetArguments) -> Manifest:
         """Import, build without memory for the weights, and list what the state dict holds."""
+        from .building.build import build
+        from .building.contents import manifest_of_object
+        from .building.guard import require_torch, user_code
+
         require_torch()
         with user_code(*self.folders(reference, arguments)):
             built, notes = build(self.recipe(reference, arguments))

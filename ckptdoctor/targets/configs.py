@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptdoctor.errors import TargetNotBuildable
 
 from .base import CodeResolver, TargetArguments
-from .building.recipe import Recipe, configured_call, recipe_of
 from .building.settings import LIMIT, read_settings
+
+if TYPE_CHECKING:
+    from .building.recipe import Recipe
 
 
 class ConfigResolver(CodeResolver):
@@ -30,6 +32,8 @@ class ConfigResolver(CodeResolver):
 
     def recipe(self, reference: str, arguments: TargetArguments) -> Recipe:
         """The class of the config with its arguments; those given apart win."""
+        from .building.recipe import configured_call, recipe_of
+
         settings = read_settings(Path(reference), reference)
         call = configured_call(settings)
         if call is None:
@@ -39,7 +43,12 @@ class ConfigResolver(CodeResolver):
 
 def _names_a_class(path: Path) -> bool:
     try:
-        return path.stat().st_size <= LIMIT and configured_call(json.loads(path.read_bytes())) is not None
+        raw = path.read_bytes() if path.stat().st_size <= LIMIT else b""
+        if b"ckptdoctor/manifest/" in raw[:200]:
+            return False
+        from .building.recipe import configured_call
+
+        return configured_call(json.loads(raw)) is not None
     except (OSError, ValueError, RecursionError):  # whoever reads it in earnest says what is wrong
         return False
 

@@ -49,10 +49,10 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def first(reference: str) -> TargetResolver:
-    return next(resolver for resolver in RESOLVERS if resolver.recognise(reference))
+    return next(resolver for resolver in RESOLVERS.values() if resolver.recognise(reference))
 
 
-@pytest.mark.parametrize("resolver", RESOLVERS, ids=lambda each: each.name)
+@pytest.mark.parametrize("resolver", RESOLVERS.values(), ids=lambda each: each.name)
 class TestEachKind:
     def test_is_named_and_says_how_it_is_written(self, resolver: TargetResolver) -> None:
         assert resolver.name.replace("-", "").isalpha()
@@ -68,7 +68,7 @@ class TestEachKind:
 
 
 def test_names_are_unique() -> None:
-    assert len({resolver.name for resolver in RESOLVERS}) == len(RESOLVERS)
+    assert len({resolver.name for resolver in RESOLVERS.values()}) == len(RESOLVERS)
 
 
 @pytest.mark.parametrize(("reference", "kind"), REFERENCES.items())
@@ -117,7 +117,7 @@ class TestEachReference:
 def test_recognising_and_importing_are_cheap() -> None:
     program = (
         "import sys; from ckptdoctor.targets import RESOLVERS\n"
-        f"for reference in {list(REFERENCES)}: [each.recognise(reference) for each in RESOLVERS]\n"
+        f"for reference in {list(REFERENCES)}: [each.recognise(reference) for each in RESOLVERS.values()]\n"
         "print([name for name in ('torch', 'numpy', 'yaml', 'pydantic', 'contract_net') if name in sys.modules])"
     )
     root = Path(__file__).parents[2]

@@ -20,7 +20,8 @@ from ckptdoctor.errors import (
     UsageError,
 )
 from ckptdoctor.model import Manifest
-from ckptdoctor.targets import manifest_of_module, parse_target_args, resolve_target
+from ckptdoctor.targets import parse_target_args, resolve_target
+from ckptdoctor.targets.building.contents import manifest_of_module
 
 ROOT = Path(__file__).parents[2]
 

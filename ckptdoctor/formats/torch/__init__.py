@@ -2,8 +2,3 @@
 
 reader.py opens such a file, envelope.py decides what the pickle of the output says, writer.py writes pickle and storages.
 """
-
-from ckptdoctor.formats.torch.reader import TorchCheckpoint, TorchReader
-from ckptdoctor.formats.torch.writer import TorchWriter
-
-__all__ = ["TorchCheckpoint", "TorchReader", "TorchWriter"]

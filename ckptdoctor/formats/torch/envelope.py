@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from ckptdoctor.formats.base import Envelope, OutputTensor
 from ckptdoctor.formats.torch.reader import OPTIMIZER_KEYS, TorchCheckpoint
 from ckptdoctor.model import packed
-from ckptdoctor.pickles import CallNode, GlobalNode, emit, mapping_pairs, tensor_node, with_pairs
-from ckptdoctor.pickles.nodes import Node
+from ckptdoctor.pickles.emit import emit
+from ckptdoctor.pickles.nodes import CallNode, GlobalNode, Node, mapping_pairs, with_pairs
+from ckptdoctor.pickles.tensors import tensor_node
 
 Pairs = list[tuple[Node, Node]]
 

@@ -7,24 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from ckptdoctor.archive import Archive, ArchiveError
+from ckptdoctor.archive.reading import Archive, ArchiveError
 from ckptdoctor.errors import CorruptCheckpoint, UnknownFormat
 from ckptdoctor.files import TRUNCATED, SourceFile
 from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader, StoredTensor
 from ckptdoctor.model import Manifest, TensorSpec
-from ckptdoctor.pickles import (
-    CallNode,
-    DictNode,
-    Pickle,
-    PickleError,
-    StorageNode,
-    TensorView,
-    mapping_pairs,
-    parse,
-    storage_of,
-    view_of,
-)
-from ckptdoctor.pickles.nodes import Node
+from ckptdoctor.pickles.machine import PickleError
+from ckptdoctor.pickles.nodes import CallNode, DictNode, Node, mapping_pairs
+from ckptdoctor.pickles.parse import Pickle, parse
+from ckptdoctor.pickles.tensors import StorageNode, TensorView, storage_of, view_of
 
 OPTIMIZER_KEYS = ("optimizer_states", "optimizer", "optimizer_state_dict", "optimizers")
 VERSIONS = range(1, 11)
@@ -45,11 +36,18 @@ class TorchCheckpoint(Checkpoint):
         self.storages = _storages(self.pickle, self.archive)
         self.views = _checked_views(self.pickle)
         self.nodes = dict(_tensor_mappings(self.pickle.root, self.views))
-        self.places: Mapping[Place, Manifest] = {place: _manifest(self.pairs(place)) for place in self.nodes}
+        self.places = {place: len(self.pairs(place)) for place in self.nodes}
+
+    def manifest(self, place: Place) -> Manifest:
+        """The tensors of one mapping; those that are the same view of one storage are tied."""
+        try:
+            return _manifest(self.pairs(place))
+        except ValueError as error:
+            raise CorruptCheckpoint(f"{self.path}: {error}", path=self.path) from None
 
     def stored(self, place: Place) -> Mapping[str, StoredTensor]:
         """The tensors of one mapping, by key."""
-        specs = self.places[place]
+        specs = self.manifest(place)
         return {key: self._stored(specs[key], view) for key, view in self.pairs(place)}
 
     def pairs(self, place: Place) -> list[tuple[str, TensorView]]:
@@ -195,7 +193,4 @@ def _manifest(pairs: Sequence[tuple[str, TensorView]]) -> Manifest:
         first = first_of.setdefault((view.storage.key, layout), key) if layout.nbytes else key
         tied_to = None if first == key else first
         specs.append(TensorSpec(key, layout.shape, layout.dtype, "parameter" if view.parameter else "unknown", tied_to))
-    try:
-        return Manifest(specs)
-    except ValueError as error:
-        raise PickleError(str(error)) from None
+    return Manifest(specs)

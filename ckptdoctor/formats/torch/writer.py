@@ -7,13 +7,14 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
-from ckptdoctor.archive import ArchiveWriter
+from ckptdoctor.archive.writing import ArchiveWriter
 from ckptdoctor.errors import CorruptCheckpoint
 from ckptdoctor.files import OutputFile
 from ckptdoctor.formats.base import Envelope, OutputTensor, WriteOptions, Writer, Written, sha256_of
 from ckptdoctor.formats.torch.envelope import contents
 from ckptdoctor.formats.torch.reader import TorchCheckpoint
-from ckptdoctor.pickles import StorageNode, parse, storage_of
+from ckptdoctor.pickles.parse import parse
+from ckptdoctor.pickles.tensors import StorageNode, storage_of
 from ckptdoctor.strided import swapped
 
 

@@ -14,4 +14,4 @@ class JsonRenderer(Renderer):
 
     def render(self, page: Page, style: Style) -> str:
         """Two-space indented JSON."""
-        return json.dumps(page.data, indent=2, ensure_ascii=True) + "\n"
+        return json.dumps(page.data(), indent=2, ensure_ascii=True) + "\n"

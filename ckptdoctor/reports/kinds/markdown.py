@@ -35,6 +35,6 @@ def _cell(text: str) -> str:
 
 def _escaped(text: str) -> str:
     text = printable(text).replace("\\", "\\\\")
-    for character in "|`*_<>[]":
+    for character in "|`*_<>[]~&#":
         text = text.replace(character, "\\" + character)
     return text

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _STYLES: dict[Tone, str] = {"plain": "", "good": "green", "bad": "red", "note": "yellow"}
 _UNBOUNDED = 10_000
+_GAP = 2
+_NARROWEST = 12
 
 
 class TableRenderer(Renderer):
@@ -41,6 +43,7 @@ class TableRenderer(Renderer):
             console.print(Text("  " + printable(fact)))
         for table in page.tables:
             _print_table(console, table)
+            console.width = style.width or _UNBOUNDED
         console.print()
         console.print(Text(printable(page.sentence), _STYLES[page.tone]))
         return "\n".join(line.rstrip() for line in buffer.getvalue().split("\n"))
@@ -50,7 +53,7 @@ def _print_table(console: Console, table: Table) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    grid = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    grid = RichTable(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
     for column in table.columns:
         justify: Literal["left", "right"] = "right" if column.right else "left"
         grid.add_column(column.title, justify=justify, no_wrap=not column.fold, overflow="fold")
@@ -59,4 +62,15 @@ def _print_table(console: Console, table: Table) -> None:
     console.print()
     if table.heading:
         console.print(Text(printable(table.heading), "bold"))
+    console.width = max(console.width, _least_width(table))  # Rich would cut cells off; a terminal folds what is too long
     console.print(grid)
+
+
+def _least_width(table: Table) -> int:
+    """What the columns that do not fold need, and a little for the one that does."""
+    from rich.cells import cell_len
+
+    rows = [tuple(column.title for column in table.columns), *(row.cells for row in table.rows)]
+    widths = [max(cell_len(printable(cell)) for cell in cells) for cells in zip(*rows, strict=True)]
+    least = [min(width, _NARROWEST) if column.fold else width for column, width in zip(table.columns, widths, strict=True)]
+    return sum(least) + _GAP * (len(least) - 1)

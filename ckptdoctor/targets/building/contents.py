@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdoctor.errors import TargetNotBuildable
@@ -90,7 +89,7 @@ def _manifest(entries: Mapping[str, object], kinds: Mapping[object, Kind], origi
             f"{origin.reference}: there are no tensors in it, only {listing(others)}", reference=origin.reference
         )
     if others:
-        origin = replace(origin, notes=(*origin.notes, f"left out, no tensors: {listing(others)}"))
+        origin = origin._replace(notes=(*origin.notes, f"left out, no tensors: {listing(others)}"))
     return Manifest(_specs(tensors, kinds, origin), origin)
 
 
