@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ckptdoctor.execute import apply, execute
+    from ckptdoctor.execution import apply, execute
     from ckptdoctor.keymap import KeyMap, Rule, load_map
     from ckptdoctor.model import Manifest, TensorSpec
     from ckptdoctor.ops import Op
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "execute": "apply execute",
+    "execution": "apply execute",
     "keymap": "KeyMap Rule load_map",
     "model": "Manifest TensorSpec",
     "ops": "Op",
@@ -69,8 +69,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'ckptdoctor' has no attribute {name!r}")
     value = getattr(import_module(f"ckptdoctor.{_HOME_OF[name]}"), name)
-    if name not in _HOMES:  # a sub-module of the same name has been bound by the import; the function is what is meant
-        globals()[name] = value
+    globals()[name] = value
     return value
 
 

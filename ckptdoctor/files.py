@@ -122,10 +122,11 @@ class OutputFile:
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     """The real path to write to (links followed), if it may be written; raises OutputError with the reason if not."""
-    final = Path(path)
+    final = Path(os.path.realpath(path))
     try:
-        final = final.resolve()
-        mode = final.stat().st_mode if final.exists() else None
+        mode: int | None = final.stat().st_mode
+    except FileNotFoundError:
+        mode = None
     except OSError as error:
         raise output_error(final, error) from None
     if mode is not None and not stat.S_ISREG(mode):
@@ -175,7 +176,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 def _create_beside(final: Path) -> tuple[Path, int]:
     mode = stat.S_IMODE(final.stat().st_mode) if final.exists() else 0o666
-    temporary = final.with_name(f".{final.name[:180]}.{os.getpid()}-{os.urandom(4).hex()}.ckptdoctor-tmp")
+    temporary = final.with_name(f".{final.name[:40]}.{os.getpid()}-{os.urandom(4).hex()}.ckptdoctor-tmp")
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         if final.exists():

@@ -178,7 +178,7 @@ class Layout(NamedTuple):
     def reach(self) -> int:
         """Elements that the storage must have: one past the last that the view touches."""
         if 0 in self.shape:
-            return self.offset
+            return 0
         return self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True)) + 1
 
     @property

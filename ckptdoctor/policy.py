@@ -28,9 +28,9 @@ class Limit(NamedTuple):
     def parse(cls, text: str) -> Limit:
         """`2`, `10_000` or `0.1%`; raises UsageError for anything else."""
         plain = text.strip()
-        if re.fullmatch(r"\d[\d_,]*", plain):
+        if re.fullmatch(r"[0-9]{1,18}|[0-9]{1,3}(_[0-9]{3}){1,5}|[0-9]{1,3}(,[0-9]{3}){1,5}", plain):
             return cls(plain, number=int(plain.replace("_", "").replace(",", "")))
-        percent = re.fullmatch(r"(\d{1,3})(?:\.(\d{1,18}))?\s*%", plain)
+        percent = re.fullmatch(r"([0-9]{1,3})(?:\.([0-9]{1,18}))?\s*%", plain)
         if percent is not None:
             digits = percent[2] or ""
             numerator, denominator = int(percent[1] + digits), 100 * 10 ** len(digits)
@@ -153,7 +153,10 @@ def _random(plan: Plan, policy: Policy, allowed: set[str]) -> Finding:
         keys = () if passed else _keys(step for step in plan.steps if step.random_parameters)
         return Finding("max-random", found, policy.max_random.text, passed, "parameters", keys)
     undeclared = [s for s in plan.steps if s.random and s.status != "fresh" and s.target.key not in allowed]
-    return _finding("random", undeclared, "parameters", sum(step.random_parameters for step in undeclared))
+    found = sum(step.random_parameters for step in undeclared)
+    if undeclared and not found:  # buffers, or tied to what is counted elsewhere
+        return _finding("random", undeclared, "tensors")
+    return _finding("random", undeclared, "parameters", found)
 
 
 def _mismatched(plan: Plan) -> Finding:

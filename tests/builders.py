@@ -185,7 +185,7 @@ def values_of(tensor: torch.Tensor) -> bytes:
     """torch's own idea of the values: row-major, packed, little-endian."""
     import torch
 
-    plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    plain = tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
     return plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
 
 
@@ -194,7 +194,7 @@ def awkward_views() -> dict[str, torch.Tensor]:
     import torch
 
     base = torch.arange(24.0).reshape(4, 6)
-    waves, parts = (torch.complex(torch.arange(12.0), -torch.arange(12.0)).reshape(3, 4) for _ in range(2))
+    waves, parts = (torch.complex(torch.arange(1.0, 13), -torch.arange(1.0, 13)).reshape(3, 4) for _ in range(2))
     return {
         "base": base,
         "tied": base,
@@ -216,6 +216,7 @@ def awkward_views() -> dict[str, torch.Tensor]:
         "empty": torch.zeros(0),
         "empty_too": torch.zeros(3, 0, 2),
         "empty_view": base[2:2],
+        "empty_beyond": torch.zeros(0, 3)[:, 1],
         "images": torch.arange(48.0).reshape(2, 3, 2, 4).to(memory_format=torch.channels_last),
         "permuted": torch.arange(24).reshape(2, 3, 4).permute(2, 0, 1),
         "conj": waves.conj(),
@@ -255,13 +256,16 @@ def awkward_parameters() -> dict[str, torch.Tensor]:
     return {"weight": weight, "same": weight, "alias": weight.detach(), "turned": weight.T, "frozen": frozen} | more
 
 
-def state_dict(layers: int = 2, width: int = 3) -> OrderedDict[str, torch.Tensor]:
+def state_dict(names: Sequence[str] = ("0", "1"), width: int = 3) -> OrderedDict[str, torch.Tensor]:
     """What `Module.state_dict()` gives: an OrderedDict with `_metadata`; the last weight is tied to the first."""
     import torch
 
-    modules = [torch.nn.Linear(width, width) for _ in range(layers)]
-    model = torch.nn.Sequential(*modules, torch.nn.BatchNorm1d(width), torch.nn.Linear(width, width, bias=False))
-    model[-1].weight = model[0].weight
+    model = torch.nn.Module()
+    for name in names:
+        model.add_module(name, torch.nn.Linear(width, width))
+    model.add_module("norm", torch.nn.BatchNorm1d(width))
+    model.add_module("head", torch.nn.Linear(width, width, bias=False))
+    model.head.weight = getattr(model, names[0]).weight
     return model.state_dict()
 
 

@@ -11,7 +11,6 @@ from ckptdoctor.cli.options import OutputOptions
 from ckptdoctor.errors import UsageError
 from ckptdoctor.files import write_text
 from ckptdoctor.reports import RENDERERS, page_of, render
-from ckptdoctor.reports.base import Page
 from ckptdoctor.text import did_you_mean, printable
 
 
@@ -34,8 +33,10 @@ def publish(result: object, options: OutputOptions, *, next_step: str | None = N
             write_text(path, render(page, kind), overwrite=True)
     to_stdout = [kind for kind, path in reports if path == "-"] or [options.format]
     for kind in to_stdout:
-        shown = _quiet(page) if options.quiet and kind != "json" else page
-        write_stdout(render(shown, kind, width=_width(), color=_color(options.color)))
+        if options.quiet and kind != "json":
+            write_stdout(printable(page.sentence) + "\n")
+        else:
+            write_stdout(render(page, kind, width=_width(), color=_color(options.color)))
     if not options.quiet and to_stdout != ["markdown"]:
         for warning in page.warnings:
             say(f"warning: {printable(warning)}")
@@ -50,10 +51,6 @@ def write_stdout(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _quiet(page: Page) -> Page:
-    return page._replace(title="", facts=(), tables=())
 
 
 def _reports(options: OutputOptions) -> list[tuple[str, str]]:

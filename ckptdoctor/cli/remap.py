@@ -21,7 +21,7 @@ from ckptdoctor.cli.options import (
 )
 from ckptdoctor.cli.output import check_options, publish
 from ckptdoctor.errors import UsageError
-from ckptdoctor.execute import execute
+from ckptdoctor.execution import execute
 from ckptdoctor.files import check_output
 from ckptdoctor.formats.base import WriteOptions
 from ckptdoctor.policy import evaluate

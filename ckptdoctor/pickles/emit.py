@@ -112,7 +112,7 @@ def _int(e: _Emitter, node: int) -> None:
     elif -(1 << 31) <= node < 1 << 31:
         e.write(b"J" + struct.pack("<i", node))
     else:
-        raw = node.to_bytes(node.bit_length() // 8 + 1, "little", signed=True)
+        raw = node.to_bytes((node if node >= 0 else ~node).bit_length() // 8 + 1, "little", signed=True)
         e.write((b"\x8a" + bytes([len(raw)]) if len(raw) < 256 else b"\x8b" + struct.pack("<i", len(raw))) + raw)
 
 
@@ -149,7 +149,7 @@ def _byte_string(e: _Emitter, node: ByteString) -> None:
 def _global(e: _Emitter, node: GlobalNode) -> None:
     if "\n" in node.module or "\n" in node.name:
         raise PickleError("a global with a line break in its name")
-    e.write(b"c" + node.module.encode() + b"\n" + node.name.encode() + b"\n")
+    e.write(b"c%b\n%b\n" % tuple(part.encode("utf-8", "surrogatepass") for part in (node.module, node.name)))
     e.memoize(node)
 
 
@@ -180,13 +180,13 @@ def _tuple(e: _Emitter, node: tuple[Node, ...]) -> None:
 def _list(e: _Emitter, node: list[Node]) -> None:
     e.write(b"]")
     e.memoize(node)
-    _items(e, "appends", node)
+    _items(e, "appends", node, builtin=True)
 
 
 def _dict(e: _Emitter, node: DictNode) -> None:
     e.write(b"}")
     e.memoize(node)
-    _items(e, "setitems", node.pairs)
+    _items(e, "setitems", node.pairs, builtin=True)
 
 
 def _set(e: _Emitter, node: SetNode) -> None:
@@ -209,25 +209,31 @@ def _frozenset(e: _Emitter, node: FrozenSetNode) -> None:
     e.later(*node.items)
 
 
-def _items(e: _Emitter, what: str, items: list[Any]) -> None:
-    """Items in batches, as pickle writes them; a pair counts as one item."""
-    batches = [items[start : start + _BATCH] for start in range(0, len(items), _BATCH)]
+def _items(e: _Emitter, what: str, items: list[Any], *, builtin: bool = False) -> None:
+    """Items in batches, as pickle writes them; a pair counts as one item.
 
-    def batch_step(batch: list[Any]) -> Callable[[], None]:
+    A batch of one has an opcode of its own: the last one of an object, but of a `builtin` list or dict only the first.
+    pickle ends a dict of full batches with an empty one.
+    """
+    starts = range(0, len(items) + (builtin and what == "setitems" and len(items) >= _BATCH), _BATCH)
+
+    def batch_step(batch: list[Any], single: bytes | None) -> Callable[[], None]:
         def step() -> None:
-            single = _SINGLE_OPCODES.get(what) if len(batch) == 1 else None
             e.write(b"" if single else b"(")
             e.then(lambda: e.write(single or _ITEM_OPCODES[what]))
             e.later(*([part for pair in batch for part in pair] if what == "setitems" else batch))
 
         return step
 
-    e.later(*map(batch_step, batches), steps=True)
+    batches = [items[start : start + _BATCH] for start in starts]
+    singles = [len(batch) == 1 and not (builtin and len(items) > 1) for batch in batches]
+    opcodes = [_SINGLE_OPCODES.get(what) if single else None for single in singles]
+    e.later(*map(batch_step, batches, opcodes), steps=True)
 
 
 def _persistent(e: _Emitter, node: PersistentNode) -> None:
     if node.textual:
-        return e.write(b"P" + node.pid.encode() + b"\n")
+        return e.write(b"P" + node.pid.encode("utf-8", "surrogatepass") + b"\n")
     e.then(lambda: e.write(b"Q"))
     return e.later(node.pid)
 

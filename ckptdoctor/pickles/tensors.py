@@ -28,6 +28,7 @@ _STORAGE_DTYPES = {
     "ComplexFloatStorage": "complex64",
 }
 _DTYPE_STORAGES = {dtype: name for name, dtype in _STORAGE_DTYPES.items()}
+_PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 
 
 class StorageNode(NamedTuple):
@@ -56,15 +57,30 @@ def view_of(node: Node) -> TensorView | None:
 
     Raises PickleError where it is malformed.
     """
-    if type(node) is not CallNode or type(node.function) is not GlobalNode or node.function.module != "torch._utils":
+    if type(node) is not CallNode or type(node.function) is not GlobalNode:
         return None
-    name, arguments = node.function.name, node.arguments
-    if name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
-        inner = view_of(arguments[0]) if arguments else None
-        return None if inner is None else inner._replace(parameter=True)
-    if name in ("_rebuild_tensor", "_rebuild_tensor_v2") and len(arguments) >= 4:
+    function, arguments = node.function, node.arguments
+    if function.module == "torch._tensor" and function.name == "_rebuild_from_type_v2":
+        return _attributed_view(arguments)
+    if function.module == "torch._utils" and function.name in _PARAMETERS:
+        inner = arguments[0] if arguments else None
+        view = _dense_view(inner.function, inner.arguments) if type(inner) is CallNode else None
+        return None if view is None else view._replace(parameter=True)
+    return _dense_view(function, arguments)
+
+
+def _attributed_view(arguments: tuple[Any, ...]) -> TensorView | None:
+    """A tensor that had attributes when it was saved (an nn.Buffer has): how it is made, its type, the arguments, these."""
+    made = len(arguments) >= 3 and type(arguments[1]) is GlobalNode and isinstance(arguments[2], tuple)
+    return _dense_view(arguments[0], arguments[2]) if made and arguments[1].path == "torch.Tensor" else None
+
+
+def _dense_view(function: Node, arguments: tuple[Any, ...]) -> TensorView | None:
+    if type(function) is not GlobalNode or function.module != "torch._utils":
+        return None
+    if function.name in ("_rebuild_tensor", "_rebuild_tensor_v2") and len(arguments) >= 4:
         return _view(arguments, None, arguments[6] if len(arguments) > 6 else None)
-    if name == "_rebuild_tensor_v3" and len(arguments) >= 7:
+    if function.name == "_rebuild_tensor_v3" and len(arguments) >= 7:
         return _view(arguments, _named_dtype(arguments[6]), arguments[7] if len(arguments) > 7 else None)
     return None
 
@@ -120,9 +136,10 @@ def _storage_dtype(kind: GlobalNode) -> DType | None:
 
 
 def _named_dtype(node: Node) -> DType:
-    if type(node) is not GlobalNode or node.module != "torch" or node.name not in DTYPES:
+    dtype = DTYPES.get(node.name) if type(node) is GlobalNode and node.module == "torch" else None
+    if dtype is None or dtype.bits < 8:  # torch has no elements of parts of bytes
         raise PickleError("a tensor of an unknown element type")
-    return DTYPES[node.name]
+    return dtype
 
 
 def _sizes(node: Node, what: str) -> tuple[int, ...]:

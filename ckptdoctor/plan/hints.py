@@ -104,5 +104,7 @@ def _one_member_hint(rule: Rule, axis: Axis, fitting: int, others: Sequence[int]
 
 def _chosen(pattern: Pattern, axis: Axis, text: str) -> str:
     """The pattern with `text` where the axis stands; another group may be written alike."""
-    offset = [part.offset for part in pattern.parts() if hasattr(part, "members")][int(axis.key)]
+    from ckptdoctor.patterns import Group
+
+    offset = [part.offset for part in pattern.parts() if isinstance(part, Group)][int(axis.key)]
     return pattern.text[:offset] + text + pattern.text[offset + len(axis.text) :]

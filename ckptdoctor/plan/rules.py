@@ -95,6 +95,7 @@ def _produce(stage: Stage, rule: Rule, key: str, target_key: str) -> bool:
     made = _through_ops(stage, rule, value)
     if made is None:
         return False
+    stage.made_of[target_key] = key
     stage.made[target_key] = made._replace(spec=replace(made.spec, key=target_key, tied_to=None, raw_key=None))
     return True
 
@@ -107,7 +108,8 @@ def _through_ops(stage: Stage, rule: Rule, value: Value) -> Value | None:
             ((shape, dtype),) = op.out_specs((spec,))
         except OpError as error:
             message = f"{op.describe()} cannot take {printable(spec.key)} ({shape_text(spec.shape)}): {error}"
-            stage.problems.append(ShapeError(message, rule=rule.location, keys=(spec.key,), hint=error.hint))
+            hint = error.hint or "correct the op, or let the rule match other keys"
+            stage.problems.append(ShapeError(message, rule=rule.location, keys=(spec.key,), hint=hint))
             return None
         spec, expression = replace(spec, shape=shape, dtype=dtype), Apply(op, (expression,))
     return Value(spec, expression, rule.location)

@@ -103,17 +103,19 @@ def _status(key: str, value: Value) -> Status:
 
 
 def _tie(steps: dict[str, Step]) -> None:
-    """A missing tensor is filled through a tensor that shares its memory, whichever of them gets values."""
+    """A missing tensor is filled through a tensor that shares its memory, whichever of them gets values, or fresh with it."""
     groups: dict[str, list[str]] = {}
     for key, step in steps.items():
         groups.setdefault(step.target.tied_to or key, []).append(key)
     for keys in groups.values():
         filled = next((key for key in keys if steps[key].filled), None)
-        for key in keys if filled is not None else ():
-            if steps[key].status == "missing":
-                steps[key] = Step(
-                    steps[key].target, "tied", given=steps[key].target, why=f"shares memory with {filled}"
-                )
+        fresh = next((steps[key] for key in keys if steps[key].status == "fresh"), None)
+        for key in keys if len(keys) > 1 else ():
+            target = steps[key].target
+            if steps[key].status == "missing" and filled is not None:
+                steps[key] = Step(target, "tied", given=target, why=f"shares memory with {filled}")
+            elif steps[key].status == "missing" and fresh is not None:
+                steps[key] = Step(target, "fresh", rule=fresh.rule, why=fresh.why)
 
 
 def remainders(source: Manifest, steps: Sequence[Step], dropped: Mapping[str, Declaration]) -> tuple[Remainder, ...]:

@@ -30,14 +30,20 @@ class Stage:
     inputs: Mapping[str, Value]
     target_keys: Mapping[str, TensorSpec] | None
     made: dict[str, Value] = field(default_factory=dict)
+    made_of: dict[str, str] = field(default_factory=dict)
     passed: dict[str, Value] = field(default_factory=dict)
     dropped: dict[str, tuple[Value, Declaration]] = field(default_factory=dict)
     problems: list[PlanError] = field(default_factory=list)
 
     @property
     def outputs(self) -> dict[str, Value]:
-        """What the next stage, or the target, sees; a rule's output wins over a tensor that only has the same name."""
-        return self.passed | self.made
+        """What the next stage, or the target, sees, in the order of the inputs.
+
+        A rule's output wins over a tensor that only has the same name.
+        """
+        position = {key: number for number, key in enumerate(self.inputs)}
+        together = self.passed | self.made
+        return dict(sorted(together.items(), key=lambda item: position[self.made_of.get(item[0], item[0])]))
 
 
 def run_stage(

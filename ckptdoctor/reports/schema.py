@@ -26,51 +26,52 @@ def _object(properties: dict[str, Any], *, null: bool = False) -> dict[str, Any]
     }
 
 
+_MANIFEST = {"tensors": _COUNT, "parameters": _COUNT, "fingerprint": _TEXT}
+_SOURCE = _object(
+    {
+        **{"path": _TEXT, "format": _TEXT, **_MANIFEST, "bytes": {"type": ["integer", "null"], "minimum": 0}},
+        **{"selected": _TEXT_OR_NULL, "stripped": _TEXTS},
+    }
+)
+_TARGET = _object({"reference": _TEXT, "kind": _TEXT, **_MANIFEST}, null=True)
+_PARAMETERS = (
+    "parameters_total",
+    "parameters_loaded",
+    "parameters_random",
+    "parameters_fresh",
+    "parameters_unexpected",
+)
+_SUMMARY = _object(
+    {
+        **dict.fromkeys(_PARAMETERS, _COUNT),
+        "random_share": {"type": "number", "minimum": 0, "maximum": 1},
+        **dict.fromkeys((*_STATUSES, "buffers_random"), _COUNT),
+    }
+)
+_KEY = _object(
+    {
+        **{"status": {"enum": _STATUSES}, "target": _TEXT_OR_NULL, "sources": _TEXTS, "shape": _SHAPE},
+        **{"source_shape": _SHAPE, "dtype": _TEXT_OR_NULL, "source_dtype": _TEXT_OR_NULL, "kind": _TEXT},
+        **{"parameters": _COUNT, "rule": _RULE, "allowed": _FLAG, "why": _TEXT_OR_NULL},
+    }
+)
+_CHECK = _object(
+    {
+        **{"id": _TEXT, "limit": _TEXT, "found": _COUNT, "unit": _TEXT, "passed": _FLAG},
+        **{"keys": _TEXTS, "where": _RULE},
+    }
+)
+
+
 def report_schema() -> dict[str, Any]:
     """JSON Schema (draft 7). Fields may be added in later versions, so unknown ones are allowed."""
-    source = _object(
-        {
-            **{"path": _TEXT, "format": _TEXT, "tensors": _COUNT, "parameters": _COUNT},
-            **{
-                "bytes": {"type": ["integer", "null"]},
-                "fingerprint": _TEXT,
-                "selected": _TEXT_OR_NULL,
-                "stripped": _TEXTS,
-            },
-        }
-    )
-    target = _object(
-        {"reference": _TEXT, "kind": _TEXT, "tensors": _COUNT, "parameters": _COUNT, "fingerprint": _TEXT}, null=True
-    )
-    counts = ("parameters_total", "parameters_loaded", "parameters_random", "parameters_fresh", "parameters_unexpected")
-    summary = _object(
-        {
-            **dict.fromkeys(counts, _COUNT),
-            "random_share": {"type": "number", "minimum": 0, "maximum": 1},
-            **dict.fromkeys(_STATUSES, _COUNT),
-            "buffers_random": _COUNT,
-        }
-    )
-    key = _object(
-        {
-            **{"status": {"enum": _STATUSES}, "target": _TEXT_OR_NULL, "sources": _TEXTS, "shape": _SHAPE},
-            **{"source_shape": _SHAPE, "dtype": _TEXT_OR_NULL, "source_dtype": _TEXT_OR_NULL, "kind": _TEXT},
-            **{"parameters": _COUNT, "rule": _RULE, "allowed": _FLAG, "why": _TEXT_OR_NULL},
-        }
-    )
-    check = _object(
-        {
-            **{"id": _TEXT, "limit": _TEXT, "found": _COUNT, "unit": _TEXT, "passed": _FLAG},
-            **{"keys": _TEXTS, "where": _RULE},
-        }
-    )
     report = _object(
         {
-            **{"schema": {"const": SCHEMA}, "tool": _TEXT, "command": _TEXT, "source": source, "target": target},
+            **{"schema": {"const": SCHEMA}, "tool": _TEXT, "command": _TEXT, "source": _SOURCE, "target": _TARGET},
             "maps": {"type": "array", "items": _object({"path": _TEXT, "sha256": _TEXT})},
-            "summary": summary,
-            "keys": {"type": "array", "items": key},
-            "checks": {"type": "array", "items": check},
+            "summary": _SUMMARY,
+            "keys": {"type": "array", "items": _KEY},
+            "checks": {"type": "array", "items": _CHECK},
             "warnings": _TEXTS,
             "passed": {"type": ["boolean", "null"]},
             "exit_status": {"enum": [0, 1]},

@@ -194,8 +194,10 @@ class HashedById:
 def test_an_object_whose_arguments_hold_it(protocol):
     value = Reduced([])
     value.items.append(value)
-    back = again(pickle.dumps(value, protocol), protocol)
-    assert back.items[0] is back or back.items[0].items is back.items
+    data = pickle.dumps(value, protocol)
+    for back in (pickle.loads(data), again(data, protocol)):
+        assert back.items[0].items is back.items
+        assert len(back.items) == 1
 
 
 class Reduced:
@@ -296,7 +298,7 @@ def data_pkl(obj: Any, **options: Any) -> bytes:
 
 def torch_objects() -> dict[str, Any]:
     torch = pytest.importorskip("torch")
-    state = b.state_dict()
+    state = b.state_dict(names=["encoder", "decoder"])
     hyper = argparse.Namespace(lr=-0.5, big=-(2**39), huge=1 << 70, name="x", sizes=[1, 2, 3], none=None, raw=b"\0\xff")
     sets = {"set": {1, 2, 3}, "frozen": frozenset("ab"), "bytes": bytearray(b"abc"), "self": torch.Size([1, 2])}
     loop: dict[str, Any] = {"name": "x"}
@@ -314,6 +316,16 @@ def torch_objects() -> dict[str, Any]:
 def test_a_torch_pickle_is_emitted_as_torch_wrote_it(name):
     data = data_pkl(torch_objects()[name])
     assert emit(parse(data).root) == data
+
+
+def test_texts_of_one_character_are_the_exception():
+    """CPython has one object for each: those that torch wrote twice (`str(0)`) come out as one that is referred to."""
+    data = data_pkl({"0": b.state_dict(), "names": [str(0), str(0)]})
+    back = emit(parse(data).root)
+    texts = [argument for opcode, argument, _ in pickletools.genops(back) if opcode.name == "BINUNICODE"]
+    assert len(back) < len(data)
+    assert texts.count("0") == 1
+    assert shape_of(parse(back).root) == shape_of(parse(data).root)
 
 
 @pytest.mark.parametrize("protocol", [1, 3, 4, 5])
@@ -477,14 +489,17 @@ def torch_free() -> Any:
     return {"a": [1, 1 << 80, 2.5, "é\n", b"raw"], "o": collections.OrderedDict(x=Thing(y=1)), "s": {1, 2}}
 
 
+FLIPS = [1 << bit for bit in range(8)] + [0xFF, 0x55, 0x2A, 0x13]
+
+
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_a_flipped_byte_is_read_or_refused_and_never_anything_else(protocol):
     data = bytearray(pickle.dumps([torch_free(), (1, 2, 3, 4)], protocol) if protocol < 4 else small_stream())
     outcomes = set()
     for at in range(len(data)):
         keep = data[at]
-        for flipped in range(0, 256, 1 if len(data) < 300 else 3):
-            data[at] = flipped
+        for flip in FLIPS:
+            data[at] = keep ^ flip
             started = time.perf_counter()
             outcomes.add(read_and_written(bytes(data)))
             assert time.perf_counter() - started < 2
@@ -537,7 +552,7 @@ def test_large_claims_cost_nothing(name):
     assert peak < 1 << 20
 
 
-DEEP = 200_000
+DEEP = 50_000
 DEEP_STREAMS = {
     "tuples": b.pickled(b")" + b"\x85" * DEEP),
     "tuples as keys": b.pickled(b"})" + b"\x85" * DEEP + b"Ns"),

@@ -62,7 +62,7 @@ def _print_table(console: Console, table: Table) -> None:
     console.print()
     if table.heading:
         console.print(Text(printable(table.heading), "bold"))
-    console.width = max(console.width, _least_width(table))  # Rich would cut cells off; a terminal folds what is too long
+    console.width = max(console.width, _least_width(table))  # below that, Rich would cut cells off
     console.print(grid)
 
 
@@ -71,6 +71,8 @@ def _least_width(table: Table) -> int:
     from rich.cells import cell_len
 
     rows = [tuple(column.title for column in table.columns), *(row.cells for row in table.rows)]
-    widths = [max(cell_len(printable(cell)) for cell in cells) for cells in zip(*rows, strict=True)]
-    least = [min(width, _NARROWEST) if column.fold else width for column, width in zip(table.columns, widths, strict=True)]
-    return sum(least) + _GAP * (len(least) - 1)
+    needed = 0
+    for column, *cells in zip(table.columns, *rows, strict=True):
+        width = max(cell_len(printable(cell)) for cell in cells)
+        needed += _GAP + (min(width, _NARROWEST) if column.fold else width)
+    return needed - _GAP

@@ -128,7 +128,7 @@ def _memory(source: Manifest, step: Step) -> str:
 
 def _computed(step: Step, plan: Plan, stored: Mapping[str, StoredTensor], source: OpenSource) -> bytes:
     """The values of a step that needs an op, packed and little-endian."""
-    from ckptdoctor.execute.values import bytes_of, compute, tensor_of
+    from ckptdoctor.execution.values import bytes_of, compute, tensor_of
 
     checkpoint = source.envelope.source
 

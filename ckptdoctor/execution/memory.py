@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ckptdoctor.errors import PlanError
-from ckptdoctor.execute.values import compute
+from ckptdoctor.execution.values import compute
 from ckptdoctor.plan import Plan
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 values.py computes what an op has to compute; it is the only place that needs torch.
 """
 
-from ckptdoctor.execute.file import execute, keeps_parameter_order
-from ckptdoctor.execute.memory import apply
+from ckptdoctor.execution.file import execute, keeps_parameter_order
+from ckptdoctor.execution.memory import apply
 
 __all__ = ["apply", "execute", "keeps_parameter_order"]
