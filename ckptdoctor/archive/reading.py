@@ -186,6 +186,8 @@ def _name(raw: bytes) -> str:
 
 def _without_overlap(entries: list[Entry], directory: int) -> list[Entry]:
     """The entries with their limits, if no two overlap and none reaches into the directory."""
+    if not entries:
+        raise ArchiveError("the archive is empty")
     ordered = sorted(entries, key=lambda entry: entry.header)
     limits = [entry.header for entry in ordered[1:]] + [directory]
     limited = {}
@@ -195,7 +197,7 @@ def _without_overlap(entries: list[Entry], directory: int) -> list[Entry]:
         if entry.name in limited:
             raise ArchiveError(f"two entries with the name {entry.name}")
         limited[entry.name] = entry._replace(limit=limit)
-    if ordered and ordered[0].header != 0:
+    if ordered[0].header != 0:
         raise ArchiveError("the archive does not begin at the first byte of the file")
     return [limited[entry.name] for entry in entries]
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdoctor import __version__
-from ckptdoctor.errors import CheckpointError, CorruptCheckpoint, UsageError
+from ckptdoctor.errors import CheckpointError, CorruptCheckpoint, PlanError, UsageError
 from ckptdoctor.files import check_output, replacing, write_text
 from ckptdoctor.formats import writer_for
-from ckptdoctor.formats.base import OutputTensor, StoredTensor, WriteOptions, Written, no_data
+from ckptdoctor.formats.base import OutputTensor, StoredTensor, WriteOptions, Writer, Written, no_data
 from ckptdoctor.model import Manifest
 from ckptdoctor.plan import Plan, Step, Take, ops_of
 from ckptdoctor.receipt import Receipt, TensorReceipt, receipt_json, receipt_path
@@ -45,7 +45,9 @@ def execute(
     written. Raises OutputError, or CheckpointError where the source is not what the plan was made for; then nothing is left
     behind and an older output is as it was.
     """
-    options = options or WriteOptions()
+    options = (options or WriteOptions())._replace(
+        envelope_edits=tuple(edit for key_map in plan.maps for edit in key_map.envelope)
+    )
     final = check_output(output, overwrite=overwrite)
     with open_source(plan.source.origin.reference, selected=plan.source.origin.selected) as source:
         _check_source(plan, source, final)
@@ -53,6 +55,7 @@ def execute(
         names = _output_keys(plan, unwrap=unwrap)
         tensors = _output_tensors(plan, source, names)
         writer = writer_for(final, source.envelope.source.format)
+        _check_envelope(options, source, writer)
         with replacing(final, overwrite=overwrite) as file:
             written = writer.write(file, tensors, source.envelope, options)
             source.envelope.source.source.check_unchanged()
@@ -73,6 +76,18 @@ def _check_source(plan: Plan, source: OpenSource, final: Path) -> None:
         raise CorruptCheckpoint(
             f"{checkpoint.path} is not the file that the plan was made for", path=checkpoint.path, hint="run it again"
         )
+
+
+def _check_envelope(options: WriteOptions, source: OpenSource, writer: Writer) -> None:
+    """A map that edits what stands around the weights needs a source and an output that have such a thing."""
+    for edit in options.envelope_edits[:1]:
+        if not source.envelope.source.has_envelope or not writer.keeps_envelope:
+            without = writer.name if source.envelope.source.has_envelope else source.envelope.source.format
+            raise PlanError(
+                f"the map edits what stands around the weights, and {without} holds nothing but weights",
+                rule=edit.location,
+                hint="take envelope out of the map",
+            )
 
 
 def _check_optimizer(plan: Plan, source: OpenSource, options: WriteOptions) -> None:

@@ -8,12 +8,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 from ckptdoctor.errors import CheckpointError
 from ckptdoctor.files import Observer, OutputFile, SourceFile
 from ckptdoctor.model import Layout, Manifest, TensorSpec
 from ckptdoctor.strided import gather
+
+if TYPE_CHECKING:
+    from ckptdoctor.keymap import EnvelopeEdit
 
 Place: TypeAlias = tuple[str, ...]
 """The way from the root of a file to a mapping that holds tensors: `("state_dict",)`; `()` is the root itself."""
@@ -73,11 +76,12 @@ class Written:
 
 
 class WriteOptions(NamedTuple):
-    """How to write: with digests or not, what becomes of the optimizer states, who is shown the bytes."""
+    """How to write: with digests or not, what becomes of the optimizer states and of the envelope, who is shown the bytes."""
 
     digests: bool = True
     drop_optimizer: bool = False
     observers: tuple[Observer, ...] = ()
+    envelope_edits: tuple[EnvelopeEdit, ...] = ()
 
 
 class Checkpoint(ABC):
@@ -85,6 +89,7 @@ class Checkpoint(ABC):
 
     format: ClassVar[str]
     has_data: ClassVar[bool] = True
+    has_envelope: ClassVar[bool] = False
     places: Mapping[Place, int]
     metadata: Mapping[str, str]
     globals: tuple[str, ...] = ()
@@ -156,6 +161,7 @@ class Writer(ABC):
 
     name: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
+    keeps_envelope: ClassVar[bool] = False
 
     @abstractmethod
     def write(

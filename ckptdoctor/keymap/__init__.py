@@ -6,6 +6,6 @@ reads no YAML library; the first map does.
 
 from ckptdoctor.keymap.language import map_schema
 from ckptdoctor.keymap.load import load_map, parse_map
-from ckptdoctor.keymap.types import Declaration, KeyMap, Rule
+from ckptdoctor.keymap.types import Declaration, EnvelopeEdit, KeyMap, Rule
 
-__all__ = ["Declaration", "KeyMap", "Rule", "load_map", "map_schema", "parse_map"]
+__all__ = ["Declaration", "EnvelopeEdit", "KeyMap", "Rule", "load_map", "map_schema", "parse_map"]

@@ -6,13 +6,13 @@ This is the only definition: `load.py` reads maps by it, and `map_schema` hands 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from ckptdoctor.keymap import document
 from ckptdoctor.keymap.document import Node, Scalar
 from ckptdoctor.keymap.kinds import Field, Kind, Log, Schema, list_of, one_or_more, table, text, whole_number
-from ckptdoctor.keymap.types import Declaration, KeyMap, Rule
-from ckptdoctor.keymap.values import OP, PATH, PATTERNS, SEGMENT, SOURCES, VERSION_NUMBER
+from ckptdoctor.keymap.types import Declaration, EnvelopeEdit, KeyMap, Rule
+from ckptdoctor.keymap.values import OP, PATH, PATTERNS, PLACE, PLACES, SEGMENT, SOURCES, VERSION_NUMBER
 from ckptdoctor.ops import ops_schema
 from ckptdoctor.patterns import Pattern, PatternError, pair
 
@@ -68,6 +68,13 @@ def _build_source(values: dict[str, Any], _node: document.Mapping) -> dict[str, 
     return values
 
 
+def _build_envelope(values: dict[str, Any], _node: document.Mapping) -> tuple[EnvelopeEdit, ...]:
+    actions: tuple[Literal["set", "add", "drop"], ...] = ("set", "add", "drop")
+    return tuple(
+        EnvelopeEdit(where, action, path, value) for action in actions for where, path, value in values.get(action, ())
+    )
+
+
 def _build_map(values: dict[str, Any], _node: document.Mapping) -> KeyMap:
     source = values.get("source", {})
     return KeyMap(
@@ -79,6 +86,7 @@ def _build_map(values: dict[str, Any], _node: document.Mapping) -> KeyMap:
         rules=values.get("rules", ()),
         fresh=values.get("fresh", ()),
         drop=values.get("drop", ()),
+        envelope=values.get("envelope", ()),
     )
 
 
@@ -132,6 +140,15 @@ DROP = table(
     ),
     _build_declaration,
 )
+ENVELOPE = table(
+    "a mapping",
+    (
+        Field("set", PLACES, "new values for what is there: {hyper_parameters/kind: new}"),
+        Field("add", PLACES, "values for what is not there yet"),
+        Field("drop", list_of(PLACE, "a list of paths"), "what is left out: [hyper_parameters/old]"),
+    ),
+    _build_envelope,
+)
 MAP: Kind[KeyMap] = table(
     "a map",
     (
@@ -149,6 +166,7 @@ MAP: Kind[KeyMap] = table(
             "target keys that may stay at their random initialisation",
         ),
         Field("drop", list_of(DROP, "a list of keys and whys"), "source keys that are left out"),
+        Field("envelope", ENVELOPE, "changes to plain values around the weights, by their path in the file"),
     ),
     _build_map,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ckptdoctor.errors import Location
 from ckptdoctor.ops import Op
@@ -42,6 +43,16 @@ class Declaration:
 
 
 @dataclass(frozen=True, slots=True)
+class EnvelopeEdit:
+    """One change to what stands around the weights: a plain value set or added at a path, or whatever is there dropped."""
+
+    location: Location
+    action: Literal["set", "add", "drop"]
+    path: tuple[str, ...]
+    value: object = None
+
+
+@dataclass(frozen=True, slots=True)
 class KeyMap:
     """A map. `path` is what the user wrote, `sha256` that of the file's bytes.
 
@@ -57,3 +68,4 @@ class KeyMap:
     rules: tuple[Rule, ...]
     fresh: tuple[Declaration, ...]
     drop: tuple[Declaration, ...]
+    envelope: tuple[EnvelopeEdit, ...] = ()

@@ -14,6 +14,8 @@ from ckptdoctor.patterns import Pattern, PatternError
 
 VERSION = 1
 
+Placed: TypeAlias = tuple[Location, tuple[str, ...], object]
+"""Where something is said of a path in the file, the path, and a value."""
 Sources: TypeAlias = tuple[tuple[str, ...], tuple[Pattern, ...]]
 
 
@@ -116,6 +118,32 @@ def _read_path(node: Node, at: str, log: Log) -> tuple[str, ...] | None:
 
 
 PATH = Kind("a path with slashes", {"type": "string", "minLength": 1}, _read_path)
+
+
+def _read_places(node: Node, at: str, log: Log) -> tuple[Placed, ...] | None:
+    """Paths with values, as `{hyper_parameters/kind: new}`."""
+    if not isinstance(node, document.Mapping):
+        log.unlike(node, at, "paths with values")
+        return None
+    placed = []
+    for name, value in node.items.items():
+        path = tuple(step for step in name.split("/") if step)
+        if not path:
+            log.add(node.keys[name], at, "an empty path", "write hyper_parameters/name")
+        placed.append((node.keys[name], path, _plain(value)))
+    return tuple(placed)
+
+
+def _read_place(node: Node, at: str, log: Log) -> Placed | None:
+    """A path alone, as in `drop: [callbacks]`."""
+    path = PATH.read(node, at, log)
+    if path == ():
+        log.add(node.location, at, "the root cannot be dropped", "name what is in it")
+    return (node.location, path, None) if path else None
+
+
+PLACES: Kind[tuple[Placed, ...]] = Kind("paths with values", {"type": "object"}, _read_places)
+PLACE: Kind[Placed] = Kind("a path with slashes", {"type": "string", "minLength": 1}, _read_place)
 
 
 def _read_segment(node: Node, at: str, log: Log) -> str | None:

@@ -37,13 +37,14 @@ class Stage:
 
     @property
     def outputs(self) -> dict[str, Value]:
-        """What the next stage, or the target, sees, in the order of the inputs.
+        """What the next stage, or the target, sees, in the order of the inputs, never in that of the rules.
 
         A rule's output wins over a tensor that only has the same name.
         """
         position = {key: number for number, key in enumerate(self.inputs)}
         together = self.passed | self.made
-        return dict(sorted(together.items(), key=lambda item: position[self.made_of.get(item[0], item[0])]))
+        order = {key: (position[self.made_of.get(key, key)], key) for key in together}
+        return {key: together[key] for key in sorted(together, key=order.__getitem__)}
 
 
 def run_stage(

@@ -25,6 +25,7 @@ class TorchCheckpoint(Checkpoint):
     """An opened torch zip file: the graph of its pickle, and a record for each storage."""
 
     format = "torch"
+    has_envelope = True
 
     def __init__(self, source: SourceFile) -> None:
         super().__init__(source)

@@ -23,12 +23,13 @@ class TorchWriter(Writer):
 
     name = "torch"
     suffixes = (".ckpt", ".pt", ".pth", ".bin")
+    keeps_envelope = True
 
     def write(
         self, output: OutputFile, tensors: Sequence[OutputTensor], origin: Envelope, options: WriteOptions
     ) -> Written:
         """Write a whole file; where the source is a torch file too, everything around the weights comes along."""
-        content = contents(origin, tensors, drop_optimizer=options.drop_optimizer)
+        content = contents(origin, tensors, options)
         referred = [storage for storage in map(storage_of, parse(content.pickle).persistent) if storage]
         folder, alignment, records = _frame(origin)
         archive = ArchiveWriter(output, folder, alignment=alignment)
