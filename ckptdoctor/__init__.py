@@ -2,7 +2,7 @@
 
 The verbs, in the order in which they are used: `read_manifest` and `resolve_target` list what is there and what is wanted,
 `load_map` reads the rules, `make_plan` decides, `evaluate` judges, `execute` writes (`apply` does the same in memory),
-`render` shows. Importing this imports nothing else; each name is loaded when it is first used.
+`verify` proves what was written, `render` shows. Importing this imports nothing else; each name is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ckptdoctor.execution import apply, execute
+    from ckptdoctor.integrations.modules import load_into
     from ckptdoctor.keymap import KeyMap, Rule, load_map
     from ckptdoctor.model import Manifest, TensorSpec
     from ckptdoctor.ops import Op
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ckptdoctor.reports import render
     from ckptdoctor.source import read_manifest
     from ckptdoctor.targets import resolve_target
+    from ckptdoctor.verification import verify
     from ckptdoctor.wrappers import align
 
 __version__ = "0.1.0"
@@ -41,16 +43,19 @@ __all__ = [
     "apply",
     "evaluate",
     "execute",
+    "load_into",
     "load_map",
     "make_plan",
     "make_policy",
     "read_manifest",
     "render",
     "resolve_target",
+    "verify",
 ]
 
 _HOMES = {
     "execution": "apply execute",
+    "integrations.modules": "load_into",
     "keymap": "KeyMap Rule load_map",
     "model": "Manifest TensorSpec",
     "ops": "Op",
@@ -60,6 +65,7 @@ _HOMES = {
     "reports": "render",
     "source": "read_manifest",
     "targets": "resolve_target",
+    "verification": "verify",
     "wrappers": "align",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -16,6 +16,7 @@
       KeyMapError                   .problems: all of them, each with line and column
       PlanError                     .rule, .keys, .problems (several at once)
         KeyCollision  ShapeError  UnusedRule  UnknownTargetKey  IncompleteGroup  AmbiguousMatch  CountMismatch
+      PolicyNotMet                  .verdict, .table: a checkpoint was to be loaded and would fill too little
       OutputError                   exists, no space, not writable; nothing half-written is left
 
 Errors carry data; the command line makes text and the exit status (2) of them.
@@ -26,7 +27,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from os import PathLike, fspath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Location(NamedTuple):
@@ -215,6 +216,18 @@ class AmbiguousMatch(PlanError):
 
 class CountMismatch(PlanError):
     """A rule made another number of target keys than its `expect` says."""
+
+
+class PolicyNotMet(CkptDoctorError):
+    """A checkpoint was to be loaded into a model and does not fill it as the policy asks; nothing was loaded.
+
+    `.verdict` (a `ckptdoctor.Verdict`) holds the plan and the findings, `.table` shows them; the message ends with it.
+    """
+
+    def __init__(self, message: str, *, verdict: Any, table: str, hint: str | None = None) -> None:
+        super().__init__(f"{message}\n\n{table}", hint=hint)
+        self.verdict = verdict
+        self.table = table
 
 
 class OutputError(_PathError):

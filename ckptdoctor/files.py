@@ -87,11 +87,12 @@ TRUNCATED = "the file is truncated: copy or download it again"
 
 
 class OutputFile:
-    """The temporary file behind an output; knows its position."""
+    """The temporary file behind an output: at `temporary`, written up to `position`."""
 
-    def __init__(self, descriptor: int, path: Path) -> None:
+    def __init__(self, descriptor: int, path: Path, temporary: Path) -> None:
         self._descriptor = descriptor
         self._path = path
+        self.temporary = temporary
         self.position = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -145,7 +146,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Outp
     temporary, descriptor = _create_beside(final)
     try:
         try:
-            output = OutputFile(descriptor, final)
+            output = OutputFile(descriptor, final, temporary)
             yield output
             output.sync()
         finally:

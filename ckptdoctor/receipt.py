@@ -1,14 +1,26 @@
-"""The receipt beside an output: what was written, of what, by which map and version, with a digest of every tensor."""
+"""The receipt beside an output: what was written, of what, by which map and version, with a digest of every tensor.
+
+`receipt_json` writes one, `read_receipt` reads it back and believes nothing: a field that is used later is checked here, in the
+tables at the end of this file. Fields that a later version adds are let be.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+
+from ckptdoctor.errors import CorruptCheckpoint
+from ckptdoctor.files import SourceFile
+from ckptdoctor.model import DTYPES
+from ckptdoctor.strictjson import StrictJsonError, loads
 
 SCHEMA = "ckptdoctor/receipt/1"
+MAX_BYTES = 1 << 28
 
 
 class TensorReceipt(NamedTuple):
@@ -68,3 +80,137 @@ def receipt_json(receipt: Receipt) -> str:
 
 def _row(tensor: TensorReceipt) -> dict[str, Any]:
     return tensor._asdict()
+
+
+def find_receipt(output: str | os.PathLike[str]) -> Path | None:
+    """The receipt of a file: beside the path as it was given, or beside what that links to; None if there is none."""
+    beside = (receipt_path(output), receipt_path(os.path.realpath(output)))
+    return next((path for path in beside if path.exists()), None)
+
+
+def read_receipt(output: str | os.PathLike[str]) -> Receipt:
+    """The receipt of the file `output`, which itself is not looked at.
+
+    Raises CheckpointNotFound where there is none, CorruptCheckpoint where what is there is no receipt.
+    """
+    path = find_receipt(output) or receipt_path(output)
+    with SourceFile(path) as file:
+        try:
+            if file.size > MAX_BYTES:
+                raise StrictJsonError(f"{file.size:,} bytes are too many for a receipt")
+            return _receipt(loads(file.read(0, file.size)), os.fspath(output))
+        except StrictJsonError as error:
+            hint = "remap writes one anew with the output; without the file, what it said is not checked"
+            raise CorruptCheckpoint(f"{path} is no receipt: {error}", path=path, hint=hint) from None
+
+
+def _receipt(document: Any, output: str) -> Receipt:
+    if not isinstance(document, dict):
+        raise StrictJsonError("it is no object")
+    if document.get("schema") != SCHEMA:
+        raise StrictJsonError(f"its schema is not {SCHEMA} but {document.get('schema')!r:.60}")
+    _check(document, _HEAD, "")
+    for name, fields in _PARTS.items():
+        _check(document[name], fields, f"{name}/")
+    for name, fields in _ROWS.items():
+        for number, row in enumerate(document[name]):
+            _check(row, fields, f"{name}[{number}]/")
+    tensors = tuple(_tensor(row) for row in document["tensors"])
+    _check_keys(tensors)
+    return Receipt(
+        path=output,
+        tool=document["tool"],
+        command=tuple(document["command"]),
+        source=document["source"],
+        output=document["output"],
+        target=document["target"],
+        maps=tuple(document["maps"]),
+        tensors=tensors,
+        random=tuple(document["random"]),
+        notes=tuple(document["notes"]),
+    )
+
+
+def _check(part: Any, fields: Mapping[str, _Fits], where: str) -> None:
+    if part is None and where == "target/":
+        return
+    if not isinstance(part, dict):
+        raise StrictJsonError(f"{where.rstrip('/')} is no object")
+    for name, fits in fields.items():
+        if name not in part or not fits(part[name]):
+            raise StrictJsonError(f"{where}{name} is {'of a wrong kind' if name in part else 'missing'}")
+
+
+def _tensor(row: Mapping[str, Any]) -> TensorReceipt:
+    values: Iterable[Any] = (row[name] for name in TensorReceipt._fields)
+    return TensorReceipt._make(tuple(value) if isinstance(value, list) else value for value in values)
+
+
+def _check_keys(tensors: tuple[TensorReceipt, ...]) -> None:
+    keys = Counter(tensor.key for tensor in tensors)
+    for key, times in keys.items():
+        if times > 1:
+            raise StrictJsonError(f"the tensor {key!r} stands in it {times} times")
+    for tensor in tensors:
+        if tensor.tied_to is not None and tensor.tied_to not in keys:
+            raise StrictJsonError(f"{tensor.key!r} is tied to {tensor.tied_to!r}, which is not there")
+
+
+_Fits: TypeAlias = Callable[[Any], bool]
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _shape(value: Any) -> bool:
+    return _list(value) and len(value) <= 64 and all(map(_count, value))
+
+
+def _digest(value: Any) -> bool:
+    return _text(value) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _or_none(fits: _Fits) -> _Fits:
+    return lambda value: value is None or fits(value)
+
+
+_HEAD: Mapping[str, _Fits] = {
+    **dict.fromkeys(("tool", "source", "output"), _object),
+    **dict.fromkeys(("command", "random", "notes"), _texts),
+    **dict.fromkeys(("maps", "tensors"), _list),
+    "target": _or_none(_object),
+}
+_PARTS: Mapping[str, Mapping[str, _Fits]] = {
+    "source": {
+        **{"reference": _text, "bytes": _or_none(_count), "selected": _or_none(_text)},
+        **{"stripped": _texts, "fingerprint": _text},
+    },
+    "output": {"format": _text, "bytes": _count},
+    "target": {"reference": _text},
+}
+_ROWS: Mapping[str, Mapping[str, _Fits]] = {
+    "maps": {"path": _text, "sha256": _digest},
+    "tensors": {
+        **dict.fromkeys(("key", "target", "status"), _text),
+        **dict.fromkeys(("sources", "ops"), _texts),
+        **{"shape": _shape, "dtype": lambda value: _text(value) and value in DTYPES},
+        **{"sha256": _or_none(_digest), "tied_to": _or_none(_text)},
+    },
+}

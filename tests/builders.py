@@ -274,7 +274,7 @@ def lightning_like(weights: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     import torch
 
     moments = {
-        i: {"step": torch.tensor(7.0), "exp_avg": torch.full_like(value, 0.5)}
+        i: {"step": torch.tensor(7.0), "exp_avg": torch.full(value.shape, 0.5)}
         for i, value in enumerate(weights.values())
         if value.is_floating_point()
     }

@@ -19,6 +19,7 @@ COMMANDS = {
     "diff": "ckptdoctor.cli.diff:diff",
     "remap": "ckptdoctor.cli.remap:remap",
     "gate": "ckptdoctor.cli.gate:gate",
+    "verify": "ckptdoctor.cli.verify:verify",
     "schema": "ckptdoctor.cli.schema:schema",
 }
 MAP_COMMANDS = {

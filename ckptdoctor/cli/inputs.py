@@ -15,6 +15,7 @@ from ckptdoctor.source import read_manifest
 from ckptdoctor.wrappers import align
 
 if TYPE_CHECKING:
+    from ckptdoctor.execution.outputs import Fill
     from ckptdoctor.keymap import KeyMap
     from ckptdoctor.policy import Policy
 
@@ -74,6 +75,23 @@ def target_manifest(reference: str | None, options: TargetOptions, config: Confi
     return resolve_target(
         config.target, config=settings, arguments={**config.target_args, **arguments}, search_path=config.folder
     )
+
+
+def initial_fill(request: Request, config: Config, seed: int) -> Fill:
+    """Values for what stays random: the target's own initialisation, with a seed."""
+    from ckptdoctor.execution.outputs import Fill
+    from ckptdoctor.targets import initial_values, parse_target_args
+
+    options = request.target_options
+    arguments = parse_target_args(options.target_arg or [])
+    settings = options.target_config
+    if request.target is None:
+        settings, arguments = settings or config.target_config, {**config.target_args, **arguments}
+    reference = request.target or config.target
+    if reference is None:
+        raise UsageError("--fill init needs a target to initialise", hint="name a model: pkg.mod:Name")
+    values = initial_values(reference, config=settings, arguments=arguments, search_path=config.folder, seed=seed)
+    return Fill(values, f"init(seed={seed})")
 
 
 def policy_of(options: PolicyOptions, config: Config, *, always: Iterable[str] = ()) -> Policy:

@@ -1,31 +1,158 @@
-"""`apply`: a plan carried out on a state dict in memory, for notebooks and for `on_load_checkpoint`."""
+"""Plans carried out in memory, for notebooks and training jobs: `apply` on a state dict, `reader_of` on a file.
+
+Beside the tensors, what a state dict says of its modules follows the new names: `_metadata` (versions), and entries that
+are no tensors (`_extra_state`).
+"""
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ckptdoctor.errors import PlanError
-from ckptdoctor.execution.values import compute
-from ckptdoctor.plan import Plan
+from ckptdoctor.errors import CorruptCheckpoint, PlanError
+from ckptdoctor.execution.values import Load, compute
+from ckptdoctor.formats.base import no_data
+from ckptdoctor.formats.torch.renames import renamed_modules
+from ckptdoctor.plan import Apply, Expression, Plan, Step, Take
+from ckptdoctor.text import printable, shape_text
 
 if TYPE_CHECKING:
     import torch
 
+    from ckptdoctor.model import TensorSpec
+    from ckptdoctor.source import OpenSource
 
-def apply(plan: Plan, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The state dict that the plan makes of this one, with the target's keys; what stays random is not in it.
 
-    What is only renamed is the same tensor object, not a copy, so tied tensors stay tied. The keys may be those of the
-    plan's source or those that stand in its file. Raises PlanError where a tensor is missing or has another shape.
+def apply(plan: Plan, state_dict: Mapping[str, Any], *, wrapped: bool = False) -> dict[str, torch.Tensor]:
+    """The state dict that the plan makes of this one, in the order of the target; what stays random is not in it.
+
+    What is only renamed is the same tensor object, not a copy, so tied tensors stay tied; what the target ties and the
+    plan leaves out is there as the tensor that fills it. The keys of `state_dict` may be those of the plan's source or
+    those that stand in its file; the result has the target's, with `wrapped` as they stand in the target itself, wrapper
+    segments and all. Entries that are no tensors are kept. Raises PlanError where a tensor is missing or has another shape
+    or dtype.
     """
+    names = {step.target.key: step.target.stored_key if wrapped else step.target.key for step in plan.steps}
+    made = _values(plan, state_dict)
+    result: dict[str, Any] = OrderedDict((names[key], made[key]) for key in names if key in made)
+    moved = _moved(plan, names)
+    others = {key: value for key, value in state_dict.items() if not _is_dense(value)}
+    for key, new in _following(others, moved).items():
+        result.setdefault(new, others[key])
+    _carry_metadata(state_dict, result, moved)
+    return result
+
+
+def _values(plan: Plan, state_dict: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensor of every target key that is filled; what is computed of tied tensors is computed once."""
 
     def load(key: str) -> torch.Tensor:
         spec = plan.source[key]
-        tensor = state_dict.get(spec.stored_key, state_dict.get(key))
-        if tensor is None or tuple(tensor.shape) != spec.shape:
-            found = "has no" if tensor is None else f"has another shape {tuple(tensor.shape)} for"
-            raise PlanError(f"the state dict {found} {key}", keys=(key,), hint="make the plan from this state dict")
-        return tensor
+        return _checked(state_dict.get(spec.stored_key, state_dict.get(key)), spec)
 
-    return {step.target.key: compute(step, load) for step in plan.steps if step.filled and step.expression is not None}
+    made: dict[str, torch.Tensor] = {}
+    computed: dict[Expression, torch.Tensor] = {}
+    for step in plan.steps:
+        if isinstance(step.expression, Apply) and step.filled:
+            expression = _of_firsts(step.expression, plan)
+            if expression not in computed:
+                computed[expression] = compute(step, load)
+            made[step.target.key] = computed[expression]
+        elif step.expression is not None and step.filled:
+            made[step.target.key] = compute(step, load)
+    return made | {key: made[first] for key, first in tied_steps(plan).items()}
+
+
+def _is_dense(value: object) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided
+
+
+def _checked(tensor: torch.Tensor | None, spec: TensorSpec) -> torch.Tensor:
+    """The tensor, if it is what the plan was made for."""
+    if tensor is None:
+        problem = "has no"
+    elif tuple(tensor.shape) != spec.shape:
+        problem = f"has another shape ({shape_text(tensor.shape)}, not {shape_text(spec.shape)}) for"
+    elif str(tensor.dtype) != f"torch.{spec.dtype}":
+        problem = f"has another dtype ({tensor.dtype}, not {spec.dtype}) for"
+    else:
+        return tensor
+    message = f"the state dict {problem} {printable(spec.key)}"
+    raise PlanError(message, keys=(spec.key,), hint="make the plan from this state dict")
+
+
+def tied_steps(plan: Plan) -> dict[str, str]:
+    """For each target key that is filled only because it shares memory with others: one of these that gets values."""
+    fills: dict[str, str] = {}
+    for step in plan.steps:
+        if step.filled and step.expression is not None:
+            fills.setdefault(_group(step), step.target.key)
+    return {step.target.key: fills[_group(step)] for step in plan.steps if step.status == "tied"}
+
+
+def _group(step: Step) -> str:
+    return step.target.tied_to or step.target.key
+
+
+def _of_firsts(expression: Expression, plan: Plan) -> Expression:
+    """The expression with tied source tensors named by the first of them."""
+    if isinstance(expression, Take):
+        return Take(plan.source[expression.key].tied_to or expression.key)
+    return expression._replace(inputs=tuple(_of_firsts(inner, plan) for inner in expression.inputs))
+
+
+def _moved(plan: Plan, names: Mapping[str, str]) -> dict[str, str]:
+    """Key in the file -> new name, for tensors that became exactly one other."""
+    uses = Counter(key for step in plan.steps if step.filled for key in step.sources)
+    alone = [step for step in plan.steps if step.filled and len(step.sources) == 1 and uses[step.sources[0]] == 1]
+    return {plan.source[step.sources[0]].stored_key: names[step.target.key] for step in alone}
+
+
+def _following(keys: Mapping[str, object], moved: Mapping[str, str]) -> dict[str, str]:
+    """New names of entries that are no tensors: they go where their modules go."""
+    modules = {key.rpartition(".")[0] for key in keys}
+    new = renamed_modules(modules, moved)
+    split = {key: key.rpartition(".") for key in keys}
+    return {key: f"{new.get(module, module)}{dot}{name}".lstrip(".") for key, (module, dot, name) in split.items()}
+
+
+def _carry_metadata(old: Mapping[str, Any], new: dict[str, Any], moved: Mapping[str, str]) -> None:
+    metadata = getattr(old, "_metadata", None)
+    if isinstance(metadata, Mapping):
+        paths = renamed_modules(metadata, moved)
+        new._metadata = OrderedDict((paths.get(path, path), of) for path, of in metadata.items())  # type: ignore[attr-defined]
+
+
+def reader_of(plan: Plan, source: OpenSource) -> Load:
+    """A function that reads the tensors of the plan's source from its file, one at a time; nothing is kept.
+
+    Raises CheckpointError where the file has no data, or is not the one that the plan was made for.
+    """
+    checkpoint = source.envelope.source
+    if not checkpoint.has_data:
+        raise no_data(checkpoint)
+    if [spec.stored_key for spec in plan.source.values()] != list(source.manifest):
+        message = f"{checkpoint.path} is not the file that the plan was made for"
+        raise CorruptCheckpoint(message, path=checkpoint.path, hint="make the plan again")
+    stored = checkpoint.stored(source.envelope.place)
+
+    def load(key: str) -> torch.Tensor:
+        spec = plan.source[key]
+        data, at = bytearray(spec.nbytes), 0
+        for chunk in checkpoint.values(stored[spec.stored_key]):
+            data[at : at + len(chunk)] = chunk
+            at += len(chunk)
+        return _tensor(data, spec)
+
+    return load
+
+
+def _tensor(data: bytearray, spec: TensorSpec) -> torch.Tensor:
+    """The values as a tensor that lies on these very bytes."""
+    import torch
+
+    dtype = getattr(torch, spec.dtype.name)
+    return torch.frombuffer(data, dtype=dtype).reshape(spec.shape) if data else torch.empty(spec.shape, dtype=dtype)

@@ -14,6 +14,7 @@ READERS: Table[Reader] = Table(
         "torch": "ckptdoctor.formats.torch.reader:TorchReader",
         "manifest": "ckptdoctor.formats.manifest:ManifestReader",
         "safetensors": "ckptdoctor.formats.safetensors:SafetensorsReader",
+        "torch-legacy": "ckptdoctor.formats.legacy.reader:LegacyReader",
     }
 )
 WRITERS: Table[Writer] = Table(
@@ -61,22 +62,27 @@ def _probe(path: Path) -> Probe:
         if path.is_dir():
             return Probe(path, True, 0, b"")
         if not path.is_file():
-            raise CheckpointNotFound(f"{path} is not a regular file", path=path)
+            raise CheckpointNotFound(f"{path} is not a regular file", path=path, hint="copy it to a file first")
         with path.open("rb") as file:
             head = file.read(4096)
     except FileNotFoundError:
         raise CheckpointNotFound(f"there is no file {path}", path=path, hint=_near(path)) from None
     except OSError as error:
-        raise CheckpointNotFound(f"cannot read {path}: {error.strerror}", path=path) from None
+        hint = "look at the path and at who may read it"
+        raise CheckpointNotFound(f"cannot read {path}: {error.strerror}", path=path, hint=hint) from None
     if not status.st_size:
         raise CorruptCheckpoint(f"{path} is empty", path=path, hint="copy or download it again")
     return Probe(path, False, status.st_size, head)
 
 
-def _near(path: Path) -> str | None:
+def _near(path: Path) -> str:
     from ckptdoctor.text import did_you_mean
 
     folder = path.parent
     if not folder.is_dir():
         return f"there is no folder {folder} either"
-    return did_you_mean(path.name, (entry.name for entry in folder.iterdir()))
+    try:
+        near = did_you_mean(path.name, (entry.name for entry in folder.iterdir()))
+    except OSError:
+        near = None
+    return near or f"nothing in {folder} has a name like it"

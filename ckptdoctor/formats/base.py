@@ -49,7 +49,7 @@ class StoredTensor(NamedTuple):
 class OutputTensor(NamedTuple):
     """A tensor to be written under `key` (as it will stand in the file): copied from the source, or computed.
 
-    `tied_to` is a key of the same output whose memory this one shares; then neither of the others is used.
+    `tied_to` is a key of the same output whose memory this one shares; a format that can say so writes that memory once.
     """
 
     key: str
@@ -69,10 +69,14 @@ class OutputTensor(NamedTuple):
 
 @dataclass(slots=True)
 class Written:
-    """What a writer reports back: sha256 of each tensor's values (where wanted), and what had to be left out."""
+    """What a writer reports back: sha256 of each tensor's values (where wanted), and what had to be left out.
+
+    `sidecars` are the texts of small files that belong beside the output, by what their names add to its name.
+    """
 
     digests: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    sidecars: dict[str, str] = field(default_factory=dict)
 
 
 class WriteOptions(NamedTuple):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from ckptdoctor.errors import CheckpointError, UnknownFormat, UnsafeCheckpoint
 from ckptdoctor.formats.base import Probe
-from ckptdoctor.pickles.machine import PickleError
-from ckptdoctor.pickles.parse import parse
+from ckptdoctor.pickles.machine import Machine, PickleError
+from ckptdoctor.pickles.parse import HANDLERS
+from ckptdoctor.text import listing
 
 _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run: git lfs pull"),
@@ -42,13 +45,16 @@ def _unknown(probe: Probe, what: str, hint: str) -> UnknownFormat:
 
 
 def _pickle(probe: Probe) -> CheckpointError | None:
-    """A bare pickle: named with what it would call, if its beginning shows that already."""
-    if probe.head[:1] != b"\x80" or probe.head[1] > 5:
-        return None
-    resave = "load it where it was written and save the state dict with torch.save"
+    """A bare pickle: named with what its beginning says that it would call."""
+    machine = Machine(probe.head)
     try:
-        would_call = parse(probe.head).globals
+        machine.run(0, HANDLERS)
+        whole = True
     except PickleError:
-        return _unknown(probe, "a bare pickle, or a torch file from before 1.6", resave)
-    named = f"; to load it would call {', '.join(would_call)}" if would_call else ""
-    return UnsafeCheckpoint(f"{probe.path} is a bare pickle, not a checkpoint{named}", path=probe.path, hint=resave)
+        whole = False
+    marked = re.match(rb"\x80[\0-\5]", probe.head)
+    if not marked and not (whole and machine.globals):  # before protocol 2, any text may look like one
+        return None
+    named = f"; to load it would call {listing(machine.globals)}" if machine.globals else ""
+    hint = "load it where it was written and save the state dict with torch.save"
+    return UnsafeCheckpoint(f"{probe.path} is a bare pickle, not a checkpoint{named}", path=probe.path, hint=hint)

@@ -19,17 +19,17 @@ MAX_BYTES = 1 << 28
 
 def manifest_json(manifest: Manifest) -> str:
     """The text of a manifest file, one tensor a line."""
-    lines = ",\n".join("    " + json.dumps(_row(spec)) for spec in manifest.values())
+    lines = ",\n".join("    " + json.dumps(_row(spec, manifest)) for spec in manifest.values())
     return f'{{\n  "schema": "{SCHEMA}",\n  "tensors": [\n{lines}\n  ]\n}}\n'
 
 
-def _row(spec: TensorSpec) -> dict[str, Any]:
+def _row(spec: TensorSpec, manifest: Manifest) -> dict[str, Any]:
     return {
         "key": spec.stored_key,
         "shape": spec.shape,
         "dtype": spec.dtype.name,
         "kind": spec.kind,
-        "tied_to": spec.tied_to,
+        "tied_to": None if spec.tied_to is None else manifest[spec.tied_to].stored_key,
     }
 
 
@@ -78,6 +78,9 @@ class ManifestReader(Reader):
                 path=path,
                 hint="write it anew with ckptdoctor inspect --manifest",
             ) from None
+        except BaseException:
+            source.close()
+            raise
 
 
 def _parse(document: Any) -> Manifest:
@@ -87,21 +90,24 @@ def _parse(document: Any) -> Manifest:
     if not isinstance(rows, list):
         raise StrictJsonError("there is no list of tensors")
     specs = [_spec(row, number) for number, row in enumerate(rows)]
-    keys = {spec.key for spec in specs}
-    for spec in specs:
-        if spec.tied_to is not None and spec.tied_to not in keys:
-            raise StrictJsonError(f"{spec.key!r} is tied to {spec.tied_to!r}, which is not there")
     try:
-        return Manifest(specs)
+        manifest = Manifest(specs)
     except ValueError as error:
         raise StrictJsonError(str(error)) from None
+    for spec in specs:
+        first = manifest.get(spec.tied_to) if spec.tied_to is not None else None
+        if spec.tied_to is not None and first is None:
+            raise StrictJsonError(f"{spec.key!r} is tied to {spec.tied_to!r}, which is not there")
+        if first is not None and (first.tied_to is not None or (first.dtype, first.numel) != (spec.dtype, spec.numel)):
+            raise StrictJsonError(f"{spec.key!r} is tied to {first.key!r}, which is tied itself or of another size")
+    return manifest
 
 
 def _spec(row: Any, number: int) -> TensorSpec:
     if not isinstance(row, dict) or not {"key", "shape", "dtype"} <= row.keys():
         raise StrictJsonError(f"tensors[{number}] has no key, shape and dtype")
     key, shape, dtype = row["key"], row["shape"], row["dtype"]
-    kind: Any = row.get("kind") or "unknown"
+    kind: Any = row.get("kind", "unknown")
     tied_to = row.get("tied_to")
     good = (
         isinstance(key, str)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ckptdoctor.errors import CorruptCheckpoint
+from ckptdoctor.errors import CorruptCheckpoint, UsageError
 from ckptdoctor.files import TRUNCATED, OutputFile, SourceFile
 from ckptdoctor.formats.base import (
     Checkpoint,
@@ -29,8 +29,10 @@ from ckptdoctor.formats.base import (
 )
 from ckptdoctor.model import DTYPES, Manifest, TensorSpec, packed
 from ckptdoctor.strictjson import StrictJsonError, loads
+from ckptdoctor.text import plural, printable
 
 MAX_HEADER = 100_000_000
+ENVELOPE_SCHEMA = "ckptdoctor/envelope/1"
 
 _DTYPES = {
     **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64", "BOOL": "bool"},
@@ -53,7 +55,9 @@ class SafetensorsCheckpoint(Checkpoint):
         super().__init__(source)
         rows, self.metadata, self._data = _header(source)
         self._spans = {key: span for key, (_, span) in rows.items()}
-        tied = {key: first for key, first in self.metadata.items() if first in rows and key not in rows}
+        tied = {
+            key: first for key, first in self.metadata.items() if first in rows and key not in rows and key != "format"
+        }
         specs = [spec for spec, _ in rows.values()]
         specs += [_tied_spec(key, rows[first][0]) for key, first in tied.items()]
         self.tied = tied
@@ -97,6 +101,9 @@ class SafetensorsReader(Reader):
             source.close()
             hint = TRUNCATED if "ends" in str(error) else None
             raise CorruptCheckpoint(f"{path} is a damaged safetensors file: {error}", path=path, hint=hint) from None
+        except BaseException:
+            source.close()
+            raise
 
 
 Row = tuple[TensorSpec, tuple[int, int]]
@@ -128,7 +135,7 @@ def _row(key: str, row: Any) -> Row:
     if not isinstance(row, dict) or row.keys() != {"dtype", "shape", "data_offsets"}:
         raise StrictJsonError(f"the entry of {key!r} has not exactly dtype, shape and data_offsets")
     shape, span = _counts(key, row["shape"]), _counts(key, row["data_offsets"])
-    if row["dtype"] not in _DTYPES:
+    if not isinstance(row["dtype"], str) or row["dtype"] not in _DTYPES:
         raise StrictJsonError(f"{key!r} has the unknown dtype {row['dtype']!r}")
     dtype = DTYPES[_DTYPES[row["dtype"]]]
     if dtype.name == "float4_e2m1fn_x2":  # torch counts pairs
@@ -166,7 +173,7 @@ def _tied_spec(key: str, first: TensorSpec) -> TensorSpec:
 
 
 class SafetensorsWriter(Writer):
-    """Writes one .safetensors file; an envelope has no place in it."""
+    """Writes one .safetensors file; what is plain in the envelope goes into a JSON file beside it."""
 
     name = "safetensors"
     suffixes = (".safetensors",)
@@ -187,9 +194,28 @@ class SafetensorsWriter(Writer):
                     observe(chunk)
             if options.digests:
                 written.digests[tensor.key] = digest.hexdigest()
-        if source.format != self.name:
-            written.notes.append("safetensors holds tensors only: the rest of the checkpoint was left out")
+        if source.has_envelope:
+            _keep_envelope(written, origin, options)
         return written
+
+
+def _keep_envelope(written: Written, origin: Envelope, options: WriteOptions) -> None:
+    """The plain values around the weights as a file to be written beside the output; what is none is listed in it."""
+    from ckptdoctor.pickles.contents import OPTIMIZER_KEYS, TensorGraph
+    from ckptdoctor.pickles.plain import plain, summary
+
+    source, place = origin
+    if not isinstance(source, TensorGraph):
+        written.notes.append("safetensors holds tensors only: the rest of the checkpoint was left out")
+        return
+    without = (*OPTIMIZER_KEYS, "lr_schedulers") if options.drop_optimizer and place else ()
+    found = plain(source.pickle.root, source.nodes[place], without)
+    if not found.values and not found.left_out:
+        return
+    document = {"schema": ENVELOPE_SCHEMA, "envelope": found.data, "left_out": [str(item) for item in found.left_out]}
+    written.sidecars[".envelope.json"] = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    note = f"safetensors holds tensors only: {plural(found.values, 'plain value')} went to OUT.envelope.json"
+    written.notes.append(note + (f"; left out: {summary(found.left_out)}" if found.left_out else ""))
 
 
 def _output_metadata(tensors: Sequence[OutputTensor], source: Checkpoint) -> dict[str, str]:
@@ -202,11 +228,18 @@ def _header_bytes(tensors: Sequence[OutputTensor], metadata: Mapping[str, str]) 
     document: dict[str, Any] = {"__metadata__": dict(metadata)}
     at = 0
     for tensor in tensors:
+        if tensor.key in document:
+            raise _no_place(f"a tensor with the key {tensor.key}", "rename it in a map")
         spec = tensor.spec
         end = at + spec.nbytes
         document[tensor.key] = {"dtype": _dtype_name(spec), "shape": _shape(spec), "data_offsets": [at, end]}
         at = end
-    raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    try:
+        raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _no_place(
+            f"a key that is no Unicode text ({error.object[error.start]!r})", "rename it in a map"
+        ) from None
     raw += b" " * (-len(raw) % 8)
     return struct.pack("<Q", len(raw)) + raw
 
@@ -214,8 +247,12 @@ def _header_bytes(tensors: Sequence[OutputTensor], metadata: Mapping[str, str]) 
 def _dtype_name(spec: TensorSpec) -> str:
     name = _NAMES.get(spec.dtype.name)
     if name is None:
-        raise StrictJsonError(f"safetensors has no dtype for {spec.key!r} ({spec.dtype})")
+        raise _no_place(f"{spec.key} of dtype {spec.dtype}", "cast it in a map, or write a torch file (.ckpt, .pt)")
     return name
+
+
+def _no_place(what: str, hint: str) -> UsageError:
+    return UsageError(f"safetensors has no place for {printable(what)}", hint=hint)
 
 
 def _shape(spec: TensorSpec) -> list[int]:

@@ -27,6 +27,14 @@ _STORAGE_DTYPES = {
     "ComplexDoubleStorage": "complex128",
     "ComplexFloatStorage": "complex64",
 }
+_OPAQUE_STORAGES = {
+    "QInt8Storage": 1,
+    "QUInt8Storage": 1,
+    "QInt32Storage": 4,
+    "QUInt4x2Storage": 1,
+    "QUInt2x4Storage": 1,
+}
+"""Storages of quantized tensors, which are not read: bytes of one element."""
 _DTYPE_STORAGES = {dtype: name for name, dtype in _STORAGE_DTYPES.items()}
 _PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 
@@ -93,7 +101,10 @@ def storage_of(node: Node) -> StorageNode | None:
     kind, key, numel = pid[1], _word(pid[2]), pid[4]
     if type(kind) is not GlobalNode or key is None:
         raise PickleError("a storage without a type or a key")
-    return StorageNode(key, _storage_dtype(kind), _count(numel, "size of a storage"))
+    count = _count(numel, "size of a storage")
+    if kind.module == "torch" and kind.name in _OPAQUE_STORAGES:
+        return StorageNode(key, None, count * _OPAQUE_STORAGES[kind.name])
+    return StorageNode(key, _storage_dtype(kind), count)
 
 
 def tensor_node(storage_key: str, layout: Layout) -> CallNode:

@@ -23,6 +23,7 @@ PAGES: Mapping[str, str] = {
     "Comparison": "ckptdoctor.reports.comparison:comparison_page",
     "Inspection": "ckptdoctor.reports.inspection:inspection_page",
     "Receipt": "ckptdoctor.reports.writing:receipt_page",
+    "Verification": "ckptdoctor.reports.verification:verification_page",
 }
 
 

@@ -7,9 +7,12 @@ Importing this room is cheap: torch, and the user's code with it, is imported wh
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptdoctor.errors import UsageError
 from ckptdoctor.lazy import Table
@@ -18,10 +21,18 @@ from ckptdoctor.model import Manifest
 from .base import CodeResolver, TargetArguments, TargetResolver
 from .building.settings import parse_target_args, read_settings
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from .building.recipe import Recipe
+
 __all__ = [
     "RESOLVERS",
     "TargetArguments",
     "TargetResolver",
+    "build_target_module",
+    "initial_values",
     "names_code",
     "parse_target_args",
     "resolve_target",
@@ -56,6 +67,52 @@ def resolve_target(
     reference, config and arguments contradict each other; MissingDependency without torch; CheckpointError for a file
     that is neither checkpoint nor manifest.
     """
+    text, resolver, given = _request(reference, config, arguments, search_path)
+    return resolver.resolve(text, given)
+
+
+def build_target_module(
+    reference: str | PathLike[str] | None,
+    *,
+    config: str | PathLike[str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    search_path: Path | None = None,
+) -> tuple[Manifest, nn.Module | None]:
+    """The manifest of a target, as `resolve_target` makes it, and the very module that it lists; None for any other target.
+
+    The module's tensors may be on the meta device; where the reference names an instance, it is that instance. Arguments and
+    errors are those of `resolve_target`.
+    """
+    text, resolver, given = _request(reference, config, arguments, search_path)
+    if not isinstance(resolver, CodeResolver):
+        return resolver.resolve(text, given), None
+    built: list[object] = []
+    keeping = copy(resolver)
+    keeping.recipe = partial(_kept, resolver, built)  # type: ignore[method-assign]
+    manifest = keeping.resolve(text, given)
+    from torch import nn
+
+    return manifest, built[-1] if isinstance(built[-1], nn.Module) else None
+
+
+def _kept(resolver: CodeResolver, built: list[object], reference: str, arguments: TargetArguments) -> Recipe:
+    """The resolver's recipe, which notes in `built` what it makes."""
+    recipe = resolver.recipe(reference, arguments)
+
+    def make() -> object:
+        built.append(recipe.make())
+        return built[-1]
+
+    return replace(recipe, make=make)
+
+
+def _request(
+    reference: str | PathLike[str] | None,
+    config: str | PathLike[str] | None,
+    arguments: Mapping[str, Any] | None,
+    search_path: Path | None,
+) -> tuple[str, TargetResolver, TargetArguments]:
+    """What is to be resolved, by whom, with which arguments; those given apart win over those of the config."""
     if reference is None:
         if config is None:
             raise UsageError("there is neither a target nor a config that names one")
@@ -67,7 +124,27 @@ def resolve_target(
         from .building.suggest import not_found
 
         raise not_found(text, [form for each in RESOLVERS.values() for form in each.forms])
-    return resolver.resolve(text, TargetArguments(keywords, search_path))
+    return text, resolver, TargetArguments(keywords, search_path)
+
+
+def initial_values(
+    reference: str | PathLike[str],
+    *,
+    config: str | PathLike[str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    search_path: Path | None = None,
+    seed: int = 0,
+) -> dict[str, torch.Tensor]:
+    """The state dict of a target as its constructor leaves it, built in real memory with the random numbers of `seed`.
+
+    The arguments are those of `resolve_target`. Raises UsageError for a target that is a file, else as `resolve_target`.
+    """
+    text = fspath(reference)
+    resolver = next((each for each in RESOLVERS.values() if each.recognise(text)), None)
+    if not isinstance(resolver, CodeResolver):
+        raise UsageError(f"{text} has no constructor to take initial values from", hint="name a model: pkg.mod:Name")
+    keywords = {**(_keywords(config, text) if config is not None else {}), **(arguments or {})}
+    return resolver.initial_values(text, TargetArguments(keywords, search_path), seed)
 
 
 def names_code(reference: str) -> bool:

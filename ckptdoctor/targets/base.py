@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from ckptdoctor.model import Manifest, Origin
 
 if TYPE_CHECKING:
+    import torch
+
     from .building.recipe import Recipe
 
 
@@ -67,6 +69,15 @@ class CodeResolver(TargetResolver):
         with user_code(*self.folders(reference, arguments)):
             built, notes = build(self.recipe(reference, arguments))
             return manifest_of_object(built, Origin(reference, self.name, notes=notes))
+
+    def initial_values(self, reference: str, arguments: TargetArguments, seed: int) -> dict[str, torch.Tensor]:
+        """The state dict as the constructor leaves it, in real memory."""
+        from .building.build import build_seeded
+        from .building.guard import require_torch, user_code
+
+        require_torch()
+        with user_code(*self.folders(reference, arguments)):
+            return build_seeded(self.recipe(reference, arguments), seed)
 
     def folders(self, reference: str, arguments: TargetArguments) -> tuple[Path, ...]:
         """The folders that go on the front of `sys.path` while user code runs, first wins."""

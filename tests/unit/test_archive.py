@@ -135,7 +135,7 @@ def test_an_identity_rewrite_beyond_4_gib_is_byte_identical(tmp_path):
     """Headers, descriptors, directory and end records; the holes are not copied."""
     path = huge_file(tmp_path / "huge.pt")
     descriptor = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)
-    output = OutputFile(descriptor, tmp_path / "out")
+    output = OutputFile(descriptor, tmp_path / "out", tmp_path / "out")
     with SourceFile(path) as source:
         archive = Archive(source)
         writer = ArchiveWriter(output, archive.folder)

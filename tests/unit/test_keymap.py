@@ -406,13 +406,38 @@ def test_both_parsers_give_the_same_map(monkeypatch):
 def test_the_schema_describes_the_language():
     schema = json.loads(json.dumps(map_schema()))
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
-    assert list(schema["properties"]) == ["ckptdoctor", "description", "source", "rules", "fresh", "drop"]
+    assert list(schema["properties"]) == ["ckptdoctor", "description", "source", "rules", "fresh", "drop", "envelope"]
     assert schema["required"] == ["ckptdoctor"]
     rule = schema["properties"]["rules"]["items"]
     assert list(rule["properties"]) == ["from", "to", "op", "expect", "optional", "except"]
     assert rule["required"] == ["from", "to"]
     ops = schema["definitions"]["op"]["anyOf"]
     assert [op["required"] for op in ops] == [[name] for name in OPS]
+
+
+def test_envelope_edits_know_their_place_and_their_plain_value():
+    text = "ckptdoctor: 1\nenvelope:\n  set: {hyper_parameters/kind: new}\n  add: {a/b: [1, 2.5, true, null]}\n  drop: [callbacks]\n"
+    edits = parse_map(text).envelope
+    assert [(edit.action, edit.path, edit.value) for edit in edits] == [
+        ("set", ("hyper_parameters", "kind"), "new"),
+        ("add", ("a", "b"), [1, 2.5, True, None]),
+        ("drop", ("callbacks",), None),
+    ]
+    assert [(edit.location.line, edit.location.column) for edit in edits] == [(3, 9), (4, 9), (5, 10)]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("ckptdoctor: 1\nenvelope: {set: [a]}\n", ":2:17:"),
+        ("ckptdoctor: 1\nenvelope: {drop: [.]}\n", ":2:19:"),
+        ("ckptdoctor: 1\nenvelope: {sett: {a: 1}}\n", ":2:12:"),
+    ],
+)
+def test_a_wrong_envelope_is_placed(text, place):
+    with pytest.raises(KeyMapError) as raised:
+        parse_map(text)
+    assert place in str(raised.value)
 
 
 def objects(schema):

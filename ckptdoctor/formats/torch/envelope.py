@@ -17,6 +17,7 @@ from ckptdoctor.formats.torch.reader import TorchCheckpoint
 from ckptdoctor.formats.torch.renames import metadata_node, renamed_modules
 from ckptdoctor.model import packed
 from ckptdoctor.pickles.compare import difference
+from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.emit import emit
 from ckptdoctor.pickles.nodes import CallNode, GlobalNode, Node, mapping_pairs, with_pairs
 from ckptdoctor.pickles.parse import parse
@@ -38,11 +39,11 @@ def contents(origin: Envelope, tensors: Sequence[OutputTensor], options: WriteOp
     Raises PlanError for an edit of the envelope that makes no sense, OutputError if the result is not what was planned.
     """
     result = Contents()
-    if not isinstance(origin.source, TorchCheckpoint):
+    source = origin.source
+    if not isinstance(source, TensorGraph):
         root = CallNode("reduce", GlobalNode("collections", "OrderedDict"), ())
         result.pickle = emit(with_pairs(root, _pairs(tensors, {}, "0", result.new_storages)))
         return result
-    source = origin.source
     weights = _Weights(
         source, origin.place, _pairs(tensors, _nodes(source, origin), source.free_storage, result.new_storages)
     )
@@ -52,36 +53,36 @@ def contents(origin: Envelope, tensors: Sequence[OutputTensor], options: WriteOp
         drop_optimizer(source.pickle.root, replacements)
     for edit in options.envelope_edits:
         edit_envelope(source.pickle.root, weights.mapping, edit, replacements)
-    raw = source.archive.read("data.pkl")
     only_renamed = weights.only_renamed and not options.envelope_edits and not options.drop_optimizer
-    patched = weights.patched(raw) if only_renamed else None
+    raw = source.archive.read("data.pkl") if isinstance(source, TorchCheckpoint) and only_renamed else None
+    patched = weights.patched(raw) if raw is not None else None
     result.pickle = patched or emit(source.pickle.root, source.pickle.protocol, replace=replacements.pairs)
-    _check(result.pickle, source, replacements)
+    _check(result.pickle, source, replacements, origin)
     return result
 
 
-def _check(pickle: bytes, source: TorchCheckpoint, replacements: Replacements) -> None:
+def _check(pickle: bytes, source: TensorGraph, replacements: Replacements, origin: Envelope) -> None:
     wrong = difference(parse(pickle).root, source.pickle.root, replacements.pairs)
     if wrong is not None:
         raise OutputError(
-            f"what would be written of {source.path} is not what was planned: {wrong}",
-            path=source.path,
+            f"what would be written of {origin.source.path} is not what was planned: {wrong}",
+            path=origin.source.path,
             hint="nothing was written; this is a defect of ckptdoctor, please report it",
         )
 
 
-def _nodes(source: TorchCheckpoint, origin: Envelope) -> dict[str, Node]:
+def _nodes(source: TensorGraph, origin: Envelope) -> dict[str, Node]:
     return {key: value for key, value in mapping_pairs(source.nodes[origin.place]) or [] if isinstance(key, str)}
 
 
 class _Weights:
     """The state dict in the source's graph, and the pairs that shall stand in it."""
 
-    def __init__(self, source: TorchCheckpoint, place: tuple[str, ...], new: Pairs) -> None:
+    def __init__(self, source: TensorGraph, place: tuple[str, ...], new: Pairs) -> None:
         self.place = place
         self.mapping = source.nodes[place]
         self.old = mapping_pairs(self.mapping) or []
-        self.new = new + [pair for pair in self.old if id(pair[1]) not in source.views]
+        self.new = new + [pair for pair in self.old if not source.is_weight(*pair)]
         order = {id(value): number for number, (_, value) in enumerate(self.old)}
         self.only_renamed = sorted(id(value) for _, value in self.new) == sorted(order) and len(order) == len(self.old)
         if self.only_renamed:  # then the order of the source is kept
@@ -102,7 +103,8 @@ class _Weights:
         tracked = track(raw)
         mapping = _at(tracked.root, self.place)
         keys = [key for key, _ in mapping_pairs(mapping) or []]
-        renames = [(old, new) for old, (new, _) in zip(keys, self.new, strict=True) if old != new]
+        pairs = zip(keys, self.new, strict=True)  # keys of other types are never renamed, and may be endless to compare
+        renames = [(old, new) for old, (new, _) in pairs if isinstance(old, str) and old != new]
         if self.modules:
             modules = [key for key, _ in mapping_pairs(metadata_node(mapping)) or []]
             renames += [(old, self.modules[old]) for old in modules if old in self.modules]
@@ -117,11 +119,15 @@ class _Weights:
         return renamed_modules(modules, {key: new for key, new in renamed.items() if isinstance(key, str)})
 
 
+def _number(name: str) -> int | None:
+    return int(name) if name.isdecimal() and len(name) < 20 else None
+
+
 def _at(root: Node, place: tuple[str, ...]) -> Node:
     """The mapping at a place; it is known to be there."""
     for name in place:
         pairs = list(enumerate(root)) if isinstance(root, list | tuple) else mapping_pairs(root) or []
-        root = next(value for key, value in pairs if str(key) == name)
+        root = next(value for key, value in pairs if isinstance(key, str | int) and key in (name, _number(name)))
     return root
 
 
@@ -131,12 +137,10 @@ def _pairs(
     """A node for each tensor: the source's own where it is copied, else a new one on a new storage."""
     nodes: dict[str, Node] = {}
     for tensor in tensors:
-        if tensor.tied_to is not None:
-            nodes[tensor.key] = nodes[tensor.tied_to]
-        elif tensor.stored is not None and tensor.stored.spec.stored_key in old:
+        if tensor.stored is not None and tensor.stored.spec.stored_key in old:
             nodes[tensor.key] = old[tensor.stored.spec.stored_key]
-        else:
+        elif tensor.tied_to is None:
             storage = str(int(free_storage) + len(new_storages))
             new_storages[storage] = tensor
             nodes[tensor.key] = tensor_node(storage, packed(tensor.spec.dtype, tensor.spec.shape))
-    return list(nodes.items())
+    return [(tensor.key, nodes.get(tensor.key) or nodes[tensor.tied_to or ""]) for tensor in tensors]

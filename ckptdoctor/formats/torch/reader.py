@@ -3,7 +3,8 @@ against its storage, before anything is believed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -12,16 +13,16 @@ from ckptdoctor.errors import CorruptCheckpoint, UnknownFormat
 from ckptdoctor.files import TRUNCATED, SourceFile
 from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader, StoredTensor
 from ckptdoctor.model import Manifest, TensorSpec
+from ckptdoctor.pickles.contents import OPTIMIZER_KEYS as OPTIMIZER_KEYS
+from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.machine import PickleError
-from ckptdoctor.pickles.nodes import CallNode, DictNode, Node, mapping_pairs
 from ckptdoctor.pickles.parse import Pickle, parse
-from ckptdoctor.pickles.tensors import StorageNode, TensorView, storage_of, view_of
+from ckptdoctor.pickles.tensors import StorageNode, TensorView, storage_of
 
-OPTIMIZER_KEYS = ("optimizer_states", "optimizer", "optimizer_state_dict", "optimizers")
 VERSIONS = range(1, 11)
 
 
-class TorchCheckpoint(Checkpoint):
+class TorchCheckpoint(TensorGraph, Checkpoint):
     """An opened torch zip file: the graph of its pickle, and a record for each storage."""
 
     format = "torch"
@@ -30,55 +31,55 @@ class TorchCheckpoint(Checkpoint):
     def __init__(self, source: SourceFile) -> None:
         super().__init__(source)
         self.archive = Archive(source)
+        self._intact: set[str] = set()
         _check_kind(self.archive, source)
-        self.pickle: Pickle = parse(self.archive.read("data.pkl"))
-        self.globals = self.pickle.globals
+        pickle = parse(self.archive.read("data.pkl"))
+        self.globals = pickle.globals
         self.big_endian = _byte_order(self.archive) == "big"
-        self.storages = _storages(self.pickle, self.archive)
-        self.views = _checked_views(self.pickle)
-        self.nodes = dict(_tensor_mappings(self.pickle.root, self.views))
+        self.hold(pickle, _storages(pickle, self.archive))
         self.places = {place: len(self.pairs(place)) for place in self.nodes}
 
     def manifest(self, place: Place) -> Manifest:
         """The tensors of one mapping; those that are the same view of one storage are tied."""
         try:
-            return _manifest(self.pairs(place))
-        except ValueError as error:
-            raise CorruptCheckpoint(f"{self.path}: {error}", path=self.path) from None
+            return self.listed(place)
+        except PickleError as error:
+            raise damaged(self.path, error) from None
 
     def stored(self, place: Place) -> Mapping[str, StoredTensor]:
         """The tensors of one mapping, by key."""
         specs = self.manifest(place)
         return {key: self._stored(specs[key], view) for key, view in self.pairs(place)}
 
-    def pairs(self, place: Place) -> list[tuple[str, TensorView]]:
-        """Keys and views of the tensors at a place, in order."""
-        pairs = mapping_pairs(self.nodes[place]) or []
-        return [
-            (key, self.views[id(value)]) for key, value in pairs if isinstance(key, str) and id(value) in self.views
-        ]
+    def values(self, tensor: StoredTensor) -> Iterator[bytes]:
+        """As for every checkpoint; the storage's checksum is checked, where one is recorded."""
+        try:
+            entry = self.archive.storage(f"data/{tensor.storage}")
+        except ArchiveError as error:
+            raise damaged(self.path, error) from None
+        whole = tensor.layout.plain and tensor.layout.nbytes == tensor.extent and not tensor.big_endian
+        if entry.crc and not whole and tensor.storage not in self._intact:
+            for _ in self._with_checksum(self.source.chunks(tensor.start(), tensor.extent), tensor, entry.crc):
+                pass
+        chunks = super().values(tensor)
+        return self._with_checksum(chunks, tensor, entry.crc) if entry.crc and whole else chunks
 
-    def others(self, place: Place) -> list[str]:
-        """Entries of the mapping that are no dense tensors."""
-        if not place:
-            return []  # at the root of a file, everything else is the envelope
-        pairs = mapping_pairs(self.nodes[place]) or []
-        return [str(key) for key, value in pairs if id(value) not in self.views]
-
-    def has_optimizer(self) -> bool:
-        """Whether the root names optimizer states that are not empty."""
-        pairs = mapping_pairs(self.pickle.root) or []
-        return any(key in OPTIMIZER_KEYS and (not isinstance(value, list) or value) for key, value in pairs)
-
-    @property
-    def free_storage(self) -> str:
-        """The first name, counting up, that no storage has and none behind it."""
-        return str(1 + max((int(key) for key in self.storages if key.isdecimal()), default=-1))
+    def _with_checksum(self, chunks: Iterator[bytes], tensor: StoredTensor, recorded: int) -> Iterator[bytes]:
+        crc = 0
+        for chunk in chunks:
+            crc = zlib.crc32(chunk, crc)
+            yield chunk
+        if crc != recorded:
+            raise checksum_error(self.path, tensor.storage)
+        self._intact.add(tensor.storage)
 
     def record(self, key: str) -> tuple[int, int, int]:
         """Where the bytes of a storage begin, how many there are, and their CRC (0: not recorded)."""
-        entry = self.archive.storage(f"data/{key}")
-        return self.archive.data_offset(entry), entry.size, entry.crc
+        try:
+            entry = self.archive.storage(f"data/{key}")
+            return self.archive.data_offset(entry), entry.size, entry.crc
+        except ArchiveError as error:
+            raise damaged(self.path, error) from None
 
     def _stored(self, spec: TensorSpec, view: TensorView) -> StoredTensor:
         key = view.storage.key
@@ -86,10 +87,7 @@ class TorchCheckpoint(Checkpoint):
         return StoredTensor(spec, key, partial(self._start, key), extent, view.layout, self.big_endian)
 
     def _start(self, key: str) -> int:
-        try:
-            return self.record(key)[0]
-        except ArchiveError as error:
-            raise CorruptCheckpoint(f"{self.path} is damaged: {error}", path=self.path) from None
+        return self.record(key)[0]
 
 
 class TorchReader(Reader):
@@ -108,8 +106,25 @@ class TorchReader(Reader):
             return TorchCheckpoint(source)
         except (ArchiveError, PickleError) as error:
             source.close()
-            hint = TRUNCATED if "truncated" in str(error) else None
-            raise CorruptCheckpoint(f"{path} is a damaged torch file: {error}", path=path, hint=hint) from None
+            raise damaged(path, error) from None
+        except BaseException:
+            source.close()
+            raise
+
+
+def damaged(path: Path, error: Exception) -> CorruptCheckpoint:
+    """The error to raise for something in a torch file that breaks the rules."""
+    hint = TRUNCATED if "truncated" in str(error) else None
+    return CorruptCheckpoint(f"{path} is a damaged torch file: {error}", path=path, hint=hint)
+
+
+def checksum_error(path: Path, storage: str) -> CorruptCheckpoint:
+    """The error for a storage whose bytes have changed since they were written."""
+    return CorruptCheckpoint(
+        f"{path} is damaged: the bytes of storage {storage} do not match their checksum",
+        path=path,
+        hint="copy or download it again; torch.load does not check this",
+    )
 
 
 def _check_kind(archive: Archive, source: SourceFile) -> None:
@@ -149,49 +164,3 @@ def _storages(pickle: Pickle, archive: Archive) -> dict[str, StorageNode]:
                 f"storage {storage.key} claims {storage.nbytes:,} bytes, its record differs by {spare:+,}"
             )
     return storages
-
-
-def _checked_views(pickle: Pickle) -> dict[int, TensorView]:
-    """Every tensor of the file by the identity of its node, checked against its storage."""
-    views = {}
-    for call in pickle.calls:
-        if (view := view_of(call)) is not None:
-            layout = view.layout
-            if len(layout.shape) > 64 or layout.reach * layout.dtype.itemsize > view.storage.nbytes:
-                raise PickleError(
-                    f"a tensor of shape {layout.shape[:64]} reaches beyond its storage {view.storage.key}"
-                )
-            views[id(call)] = view
-    return views
-
-
-def _tensor_mappings(root: Node, views: Mapping[int, TensorView]) -> Iterator[tuple[Place, Node]]:
-    """Every mapping that directly holds tensors under text keys, from the root down through mappings and lists."""
-    work: list[tuple[Place, Node]] = [((), root)]
-    seen: set[int] = set()
-    while work:
-        place, node = work.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        pairs = list(enumerate(node)) if isinstance(node, list | tuple) else mapping_pairs(node) or []
-        if any(isinstance(key, str) and id(value) in views for key, value in pairs):
-            yield place, node
-        work += [
-            ((*place, str(key)), value)
-            for key, value in reversed(pairs)
-            if type(value) in (DictNode, CallNode, list, tuple)
-            and id(value) not in views
-            and isinstance(key, str | int)
-        ]
-
-
-def _manifest(pairs: Sequence[tuple[str, TensorView]]) -> Manifest:
-    first_of: dict[object, str] = {}
-    specs = []
-    for key, view in pairs:
-        layout = view.layout
-        first = first_of.setdefault((view.storage.key, layout), key) if layout.nbytes else key
-        tied_to = None if first == key else first
-        specs.append(TensorSpec(key, layout.shape, layout.dtype, "parameter" if view.parameter else "unknown", tied_to))
-    return Manifest(specs)

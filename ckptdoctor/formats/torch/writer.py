@@ -7,15 +7,19 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
+from ckptdoctor.archive.reading import ArchiveError
 from ckptdoctor.archive.writing import ArchiveWriter
-from ckptdoctor.errors import CorruptCheckpoint
+from ckptdoctor.errors import UsageError
 from ckptdoctor.files import OutputFile
 from ckptdoctor.formats.base import Envelope, OutputTensor, WriteOptions, Writer, Written, sha256_of
 from ckptdoctor.formats.torch.envelope import contents
-from ckptdoctor.formats.torch.reader import TorchCheckpoint
+from ckptdoctor.formats.torch.reader import TorchCheckpoint, checksum_error, damaged
+from ckptdoctor.pickles.contents import TensorGraph
+from ckptdoctor.pickles.machine import PickleError
 from ckptdoctor.pickles.parse import parse
 from ckptdoctor.pickles.tensors import StorageNode, storage_of
 from ckptdoctor.strided import swapped
+from ckptdoctor.text import printable
 
 
 class TorchWriter(Writer):
@@ -29,9 +33,16 @@ class TorchWriter(Writer):
         self, output: OutputFile, tensors: Sequence[OutputTensor], origin: Envelope, options: WriteOptions
     ) -> Written:
         """Write a whole file; where the source is a torch file too, everything around the weights comes along."""
-        content = contents(origin, tensors, options)
-        referred = [storage for storage in map(storage_of, parse(content.pickle).persistent) if storage]
-        folder, alignment, records = _frame(origin)
+        for tensor in tensors:
+            if tensor.spec.dtype.bits < 8:
+                message = f"torch has no dtype for {printable(tensor.key)} ({tensor.spec.dtype})"
+                raise UsageError(message, hint="cast it in a map, or write a safetensors file")
+        try:
+            content = contents(origin, tensors, options)
+            referred = [storage for storage in map(storage_of, parse(content.pickle).persistent) if storage]
+            folder, alignment, records = _frame(origin)
+        except (ArchiveError, PickleError) as error:
+            raise damaged(origin.source.path, error) from None
         archive = ArchiveWriter(output, folder, alignment=alignment)
         archive.record("data.pkl", content.pickle)
         storages = _Storages(output, archive, origin, options, tensors, content.new_storages)
@@ -84,7 +95,7 @@ class _Storages:
 
     def _copy(self, storage: StorageNode, keys: Sequence[str]) -> None:
         """Copy a record. With digests its CRC is checked on the way, without them it is carried over."""
-        assert isinstance(self.source, TorchCheckpoint)
+        assert isinstance(self.source, TensorGraph)
         start, size, recorded = self.source.record(storage.key)
         digest = hashlib.sha256()
 
@@ -100,11 +111,7 @@ class _Storages:
             observers = [observe] if self.options.digests else []
             self.output.copy(self.source.source, start, size, *observers, *self.options.observers)
             if self.options.digests and recorded and crc != recorded:
-                raise CorruptCheckpoint(
-                    f"{self.source.path} is damaged: the bytes of storage {storage.key} do not match their checksum",
-                    path=self.source.path,
-                    hint="copy or download it again; torch.load does not check this",
-                )
+                raise checksum_error(self.source.source.path, storage.key)
             return crc if self.options.digests else recorded
 
         self.archive.stream(f"data/{storage.key}", size, copy)

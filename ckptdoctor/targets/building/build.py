@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from ckptdoctor.errors import CkptDoctorError, TargetNotBuildable
 
@@ -15,6 +17,9 @@ from .devices import construction_mode
 from .guard import not_buildable, summary
 from .recipe import Recipe
 from .registration import Change, moving_to_meta, registering, within_half_of_memory
+
+if TYPE_CHECKING:
+    import torch
 
 _WAYS: tuple[tuple[bool, Callable[[], Change], str], ...] = (
     (False, moving_to_meta, ""),
@@ -43,6 +48,27 @@ def build(recipe: Recipe) -> tuple[object, tuple[str, ...]]:
             failures.append(not_buildable(recipe.reference, "it cannot be built", error))
             reasons.append(summary(error))
     raise failures[-1]
+
+
+def build_seeded(recipe: Recipe, seed: int) -> dict[str, torch.Tensor]:
+    """The tensors of the state dict of what the recipe makes in real memory, with torch, numpy and random seeded.
+
+    Raises TargetNotBuildable.
+    """
+    import random
+
+    import torch
+
+    torch.manual_seed(seed)
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
+    try:
+        with registering(within_half_of_memory()), construction_mode(allocate=True):
+            state: Mapping[str, object] = _complete(recipe.make()).state_dict()  # type: ignore[attr-defined]
+    except (Exception, SystemExit) as error:
+        raise not_buildable(recipe.reference, "it cannot be built", error) from None
+    return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def _complete(built: object) -> object:

@@ -1,0 +1,102 @@
+"""`ckptdoctor verify`: prove what was written."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ckptdoctor.cli.inputs import project_config
+from ckptdoctor.cli.options import OutputOptions, SourceOptions, Target, TargetOptions
+from ckptdoctor.cli.output import check_options, publish
+from ckptdoctor.cli.progress import byte_progress
+from ckptdoctor.config import Config
+from ckptdoctor.errors import UsageError
+from ckptdoctor.reports.verification import verification_page
+from ckptdoctor.verification import Verification
+from ckptdoctor.verification import verify as verify_output
+
+
+def verify(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The checkpoint that was written.")],
+    target: Target = None,
+    *,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="SOURCE", help="What it was made from, where that is not where it was."),
+    ] = None,
+    source_options: SourceOptions,
+    target_options: TargetOptions,
+    output: OutputOptions,
+) -> int:
+    """Read a checkpoint again and prove it: checksums, receipt, source, ties, finite values, loading."""
+    check_options(output)
+    config = project_config()
+    with byte_progress(_guess(out, against), "reading", wanted=not output.quiet) as observers:
+        verification = verify_output(
+            out,
+            against=against,
+            selected=source_options.select,
+            strip=_segments(source_options),
+            observers=observers,
+            **_target(target, target_options, config),
+        )
+    publish(verification_page(verification, every_key=output.every_key), output, next_step=_next(verification))
+    return 0 if verification.passed else 1
+
+
+def _guess(out: str, against: str | None) -> int | None:
+    """Bytes that will be read: the output for its checksums and again for its values, and a source of its size."""
+    try:
+        size = os.stat(out).st_size  # noqa: PTH116
+        return 2 * size + (os.stat(against).st_size if against else size)  # noqa: PTH116
+    except OSError:
+        return None
+
+
+def _segments(options: SourceOptions) -> list[str] | None:
+    if options.strip is None:
+        return None
+    return [part for part in options.strip.replace(".", ",").split(",") if part]
+
+
+def _target(reference: str | None, options: TargetOptions, config: Config) -> dict[str, Any]:
+    """The target that is named, else the project's, else none: as `target_manifest` of inputs.py chooses it."""
+    from ckptdoctor.targets import parse_target_args
+
+    arguments = parse_target_args(options.target_arg or [])
+    if options.no_target:
+        if reference is not None:
+            raise UsageError("a target and --no-target contradict each other")
+        return {}
+    settings: Path | None = options.target_config
+    if reference is None:
+        if config.target is None and settings is None:
+            if arguments:
+                raise UsageError("--target-arg without a target", hint="name the target: pkg.mod:Name")
+            return {}
+        reference, settings, arguments = (
+            config.target,
+            settings or config.target_config,
+            {**config.target_args, **arguments},
+        )
+    return {
+        "target": reference,
+        "target_config": settings,
+        "target_arguments": arguments,
+        "search_path": config.folder,
+    }
+
+
+def _next(verification: Verification) -> str | None:
+    """How to write it again, where its values are not what they were."""
+    if verification.passed or verification.receipt is None or not verification["receipt"].passed:
+        return None
+    words = list(verification.receipt.command)
+    if words[:1] != ["remap"]:
+        return None
+    words += [] if "--overwrite" in words else ["--overwrite"]
+    return f"write it again: ckptdoctor {shlex.join(words)}"

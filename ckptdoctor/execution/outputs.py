@@ -1,0 +1,98 @@
+"""What a writer is given for each step of a plan: a copy of the source's tensor, a computed one, or one that fills a gap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckptdoctor.formats.base import OutputTensor, StoredTensor
+from ckptdoctor.model import Manifest
+from ckptdoctor.plan import Plan, Step, Take
+from ckptdoctor.source import OpenSource
+from ckptdoctor.wrappers import rewrapped
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Fill(NamedTuple):
+    """Values for the target's tensors that stay random, by key, and where they come from (`init(seed=0)`)."""
+
+    values: Mapping[str, torch.Tensor]
+    text: str
+
+
+def output_keys(plan: Plan, *, unwrap: bool, fill: Fill | None) -> dict[str, str]:
+    """Target key -> key as written, for everything that is written: what is filled, what is tied to it, what fills gaps."""
+    gaps = fill.values if fill is not None else {}
+    keys = [step.target.key for step in plan.steps if step.filled or step.target.stored_key in gaps]
+    return {key: key for key in keys} if unwrap else rewrapped(keys, plan.source)
+
+
+def output_tensors(
+    plan: Plan, source: OpenSource, names: Mapping[str, str], fill: Fill | None
+) -> dict[str, OutputTensor]:
+    """Target key -> tensor to write, in the order of the plan. Of those that share memory, the others are tied to one."""
+    stored = source.envelope.source.stored(source.envelope.place)
+    steps = [step for step in plan.steps if step.target.key in names]
+    memory = _shared_memory(plan, steps)
+    holder: dict[str, str] = {}
+    for step in steps:
+        if step.status != "tied":
+            holder.setdefault(memory[step.target.key], names[step.target.key])
+    tensors = {}
+    for step in steps:
+        key = step.target.key
+        spec = step.given if step.filled and step.given is not None else step.target
+        held_by = holder[memory[key]]
+        tensor = OutputTensor(names[key], spec, tied_to=held_by if held_by != names[key] else None)
+        if not step.filled:
+            tensor = tensor._replace(compute=partial(_filled, step, fill))
+        elif isinstance(step.expression, Take):
+            tensor = tensor._replace(stored=stored[plan.source[step.expression.key].stored_key])
+        elif step.expression is not None:
+            tensor = tensor._replace(compute=partial(_computed, step, plan, stored, source))
+        tensors[key] = tensor
+    return tensors
+
+
+def _shared_memory(plan: Plan, steps: Sequence[Step]) -> dict[str, str]:
+    """For each target key a name for the memory behind it: equal names, shared memory."""
+    memory = {step.target.key: _memory(plan.source, step) for step in steps if step.status != "tied"}
+    of_group = {
+        step.target.tied_to or step.target.key: memory[step.target.key] for step in steps if step.status != "tied"
+    }
+    tied = {
+        step.target.key: of_group[step.target.tied_to or step.target.key] for step in steps if step.status == "tied"
+    }
+    return memory | tied
+
+
+def _memory(source: Manifest, step: Step) -> str:
+    if not step.filled:
+        return "filled " + (step.target.tied_to or step.target.key)
+    if isinstance(step.expression, Take):
+        return "source " + (source[step.expression.key].tied_to or step.expression.key)
+    return "computed " + step.target.key
+
+
+def _computed(step: Step, plan: Plan, stored: Mapping[str, StoredTensor], source: OpenSource) -> bytes:
+    """The values of a step that needs an op, packed and little-endian."""
+    from ckptdoctor.execution.values import bytes_of, compute, tensor_of
+
+    checkpoint = source.envelope.source
+
+    def load(key: str) -> torch.Tensor:
+        spec = plan.source[key]
+        return tensor_of(b"".join(checkpoint.values(stored[spec.stored_key])), spec)
+
+    return bytes_of(compute(step, load))
+
+
+def _filled(step: Step, fill: Fill | None) -> bytes:
+    """The values of a tensor that would stay random, packed and little-endian."""
+    from ckptdoctor.execution.values import bytes_of
+
+    assert fill is not None
+    return bytes_of(fill.values[step.target.stored_key])

@@ -1,0 +1,130 @@
+"""What the pickle of a torch file holds: its tensors, checked against their storages, and the mappings in which they lie.
+
+Every format whose envelope is a pickle opens it as a `TensorGraph`; what differs between the formats is where the bytes of a
+storage are (`record`). Nothing here reads a file.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+from ckptdoctor.model import Manifest, TensorSpec
+from ckptdoctor.pickles.machine import PickleError
+from ckptdoctor.pickles.nodes import CallNode, DictNode, Node, mapping_pairs
+from ckptdoctor.pickles.parse import Pickle
+from ckptdoctor.pickles.tensors import StorageNode, TensorView, view_of
+
+Way: TypeAlias = tuple[str, ...]
+OPTIMIZER_KEYS = ("optimizer_states", "optimizer", "optimizer_state_dict", "optimizers")
+MAX_DEPTH = 64
+"""Levels of mappings and lists below which no weights are looked for."""
+
+
+class TensorGraph:
+    """The graph of a file's pickle, its storages by key, its tensors by the identity of their nodes, and the mappings that
+    directly hold tensors by their place. A base beside `Checkpoint`; `hold` fills it."""
+
+    pickle: Pickle
+    storages: Mapping[str, StorageNode]
+    views: Mapping[int, TensorView]
+    nodes: Mapping[Way, Node]
+
+    def hold(self, pickle: Pickle, storages: Mapping[str, StorageNode]) -> None:
+        """Take up a parsed pickle and its storages, which are checked already; raises PickleError for a bad tensor."""
+        self.pickle, self.storages = pickle, storages
+        self.views = checked_views(pickle)
+        self.nodes = dict(tensor_mappings(pickle.root, self.views))
+
+    @abstractmethod
+    def record(self, key: str) -> tuple[int, int, int]:
+        """Where the bytes of a storage begin, how many there are, and their CRC (0: not recorded)."""
+
+    def pairs(self, place: Way) -> list[tuple[str, TensorView]]:
+        """Keys and views of the tensors at a place, in order."""
+        pairs = mapping_pairs(self.nodes[place]) or []
+        return [(key, self.views[id(value)]) for key, value in pairs if self.is_weight(key, value)]
+
+    def is_weight(self, key: Node, value: Node) -> bool:
+        """Whether an entry of a mapping is a dense tensor under a text key."""
+        return isinstance(key, str) and id(value) in self.views
+
+    def listed(self, place: Way) -> Manifest:
+        """The tensors at a place; those that are the same view of one storage are tied. A doubled key is a PickleError."""
+        seen: set[str] = set()
+        for key, _ in mapping_pairs(self.nodes[place]) or []:
+            if isinstance(key, str):
+                if key in seen:
+                    raise PickleError(f"the key {key!r} stands twice in one mapping")
+                seen.add(key)
+        return Manifest(_specs(self.pairs(place)))
+
+    def others(self, place: Way) -> list[str]:
+        """Entries of the mapping that are no dense tensors."""
+        if not place:
+            return []  # at the root of a file, everything else is the envelope
+        pairs = mapping_pairs(self.nodes[place]) or []
+        return [_name_of(key) for key, value in pairs if not self.is_weight(key, value)]
+
+    def has_optimizer(self) -> bool:
+        """Whether the root names optimizer states that are not empty."""
+        pairs = mapping_pairs(self.pickle.root) or []
+        return any(key in OPTIMIZER_KEYS and (not isinstance(value, list) or value) for key, value in pairs)
+
+    @property
+    def free_storage(self) -> str:
+        """The first name, counting up, that no storage has and none behind it."""
+        numbers = (int(key) for key in self.storages if key.isdecimal() and len(key) < 20)
+        return str(1 + max(numbers, default=-1))
+
+
+def checked_views(pickle: Pickle) -> dict[int, TensorView]:
+    """Every tensor of the file by the identity of its node, checked against its storage."""
+    views = {}
+    for call in pickle.calls:
+        if (view := view_of(call)) is not None:
+            layout = view.layout
+            if len(layout.shape) > 64 or layout.reach * layout.dtype.bits > view.storage.nbytes * 8:
+                raise PickleError(
+                    f"a tensor of shape {layout.shape[:64]} reaches beyond its storage {view.storage.key}"
+                )
+            views[id(call)] = view
+    return views
+
+
+def tensor_mappings(root: Node, views: Mapping[int, TensorView]) -> Iterator[tuple[Way, Node]]:
+    """Every mapping that directly holds tensors under text keys, from the root down through mappings and lists."""
+    work: list[tuple[Way, Node]] = [((), root)]
+    seen: set[int] = set()
+    while work:
+        place, node = work.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        pairs = list(enumerate(node)) if isinstance(node, list | tuple) else mapping_pairs(node) or []
+        if any(isinstance(key, str) and id(value) in views for key, value in pairs):
+            yield place, node
+        work += [
+            ((*place, str(key)), value)
+            for key, value in (reversed(pairs) if len(place) < MAX_DEPTH else ())
+            if type(value) in (DictNode, CallNode, list, tuple) and id(value) not in views and _is_name(key)
+        ]
+
+
+def _is_name(key: Node) -> bool:
+    return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64)
+
+
+def _name_of(key: Node) -> str:
+    """A key for people; one that is no name may be anything, also something that is endless to print."""
+    return str(key) if _is_name(key) else f"an entry under a {type(key).__name__}"
+
+
+def _specs(pairs: list[tuple[str, TensorView]]) -> Iterator[TensorSpec]:
+    first_of: dict[object, str] = {}
+    for key, view in pairs:
+        layout = view.layout
+        first = first_of.setdefault((view.storage.key, layout), key) if layout.nbytes else key
+        tied_to = None if first == key else first
+        yield TensorSpec(key, layout.shape, layout.dtype, "parameter" if view.parameter else "unknown", tied_to)

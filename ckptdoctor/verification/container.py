@@ -1,0 +1,71 @@
+"""The file as a container: everything in it can be reached, and what was recorded of its bytes still holds.
+
+torch.load never looks at the CRC-32 that torch.save records of every record; a byte that turned over on a disk is loaded
+silently. safetensors records none, there the header's spans have to cover the file exactly (which opening it checks).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ckptdoctor.archive.reading import ArchiveError
+from ckptdoctor.errors import CorruptCheckpoint
+from ckptdoctor.text import listing, plural
+from ckptdoctor.verification.evidence import Evidence, Side
+from ckptdoctor.verification.types import Check, Problem
+
+if TYPE_CHECKING:
+    from ckptdoctor.archive.reading import Archive, Entry
+    from ckptdoctor.formats.base import Checkpoint
+
+
+def container(evidence: Evidence) -> Check:
+    """Every CRC that is recorded matches."""
+    side = evidence.output
+    archive = _archive(side.opened.envelope.source)
+    if archive is None:
+        text = f"all parts are where they should be; {side.format} records no checksums"
+        return Check("container", "passed", text, checked=len(side.manifest))
+    entries = list(archive.entries.values())
+    recorded = [entry for entry in entries if entry.crc]
+    wrong = [entry.name.partition("/")[2] for entry in recorded if not _intact(archive, entry, side)]
+    unrecorded = sum(1 for entry in entries if not entry.crc and entry.size)
+    notes = [f"{plural(unrecorded, 'record')} without a recorded CRC"] if unrecorded else []
+    if wrong:
+        problems = tuple(problem for name in wrong for problem in _problems(name, side))
+        text = f"{len(wrong):,} of {plural(len(recorded), 'CRC')} do not match: {listing(wrong)}"
+        return Check("container", "failed", text, problems, len(entries), "records", tuple(notes))
+    text = f"{plural(len(entries), 'record')}, {plural(len(recorded), 'CRC')} match"
+    return Check("container", "passed", "; ".join([text, *notes]), (), len(entries), "records")
+
+
+def _archive(checkpoint: Checkpoint) -> Archive | None:
+    from ckptdoctor.formats.torch.reader import TorchCheckpoint
+
+    return checkpoint.archive if isinstance(checkpoint, TorchCheckpoint) else None
+
+
+def _intact(archive: Archive, entry: Entry, side: Side) -> bool:
+    try:
+        start = archive.data_offset(entry)
+        if entry.method:  # packed; unpacking checks it
+            archive.read(entry.name.partition("/")[2])
+            return True
+    except ArchiveError as error:
+        path = archive.source.path
+        raise CorruptCheckpoint(f"{path} is damaged: {error}", path=path) from None
+    crc = 0
+    for chunk in archive.source.chunks(start, entry.size):
+        crc = zlib.crc32(chunk, crc)
+        for observe in side.observers:
+            observe(chunk)
+    return crc == entry.crc
+
+
+def _problems(record: str, side: Side) -> Iterator[Problem]:
+    """The tensors that lie in a damaged record; the record itself where it holds something else."""
+    keys = [key for key in side.manifest if f"data/{side.memory(key)}" == record]
+    for key in keys or [record]:
+        yield Problem(key, f"{record} does not match its CRC" if keys else "does not match its CRC")

@@ -1,0 +1,96 @@
+"""Load a checkpoint into a module for real: torch reads the file, and the module takes the very tensors (`assign=True`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ckptdoctor.plan import Plan
+from ckptdoctor.text import listing, printable
+from ckptdoctor.verification.evidence import Side
+from ckptdoctor.verification.types import Problem
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Outcome(NamedTuple):
+    """What was called and took the tensors, or what it refused; or, in `note`, why it was not called."""
+
+    call: str = ""
+    problems: tuple[Problem, ...] = ()
+    note: str = ""
+
+
+def taken_by(module: nn.Module, side: Side, plan: Plan) -> Outcome:
+    """Load what lies at the place of the weights; the module is as it was afterwards. Raises nothing for what torch says."""
+    from ckptdoctor.targets.building.guard import summary, user_code
+
+    try:
+        tensors = _read(side)
+    except UnpicklingError:
+        others = listing(side.opened.envelope.source.globals) or "what else is in the file"
+        return Outcome(note=f"not loaded for real: torch.load(weights_only=True) refuses {others}")
+    except Exception as error:
+        return Outcome(problems=(Problem("torch.load", f"cannot read it: {summary(error)}"),))
+    absent = {step.target.stored_key for step in plan.steps if step.status in ("missing", "tied")}
+    call = f"load_state_dict(strict={not absent})"
+    try:
+        with user_code(), _put_back(module):
+            result = module.load_state_dict(_renamed(tensors, plan), strict=not absent, assign=True)
+    except RuntimeError as error:
+        return Outcome(problems=(Problem(call, printable(" ".join(str(error).split()))),))
+    except (Exception, SystemExit) as error:
+        return Outcome(note=f"not loaded for real: {summary(error)}")
+    missing = [Problem(key, "missing key, says load_state_dict") for key in result.missing_keys if key not in absent]
+    return Outcome(call, (*missing, *(Problem(key, "unexpected key") for key in result.unexpected_keys)))
+
+
+def _read(side: Side) -> Mapping[Any, Any]:
+    """The mapping at the place of the weights, as torch or safetensors reads it."""
+    import torch
+
+    checkpoint, place = side.opened.envelope
+    if checkpoint.format == "safetensors":
+        return _read_safetensors(side)
+    found = torch.load(checkpoint.path, map_location="cpu", weights_only=True, mmap=checkpoint.format == "torch")
+    for name in place:
+        found = found[name] if isinstance(found, Mapping) and name in found else found[int(name)]
+    return found  # type: ignore[no-any-return]
+
+
+def _read_safetensors(side: Side) -> Mapping[str, Any]:
+    """The tensors of the file, and those that `__metadata__` ties to them."""
+    if find_spec("safetensors") is None:
+        from ckptdoctor.execution.values import tensor_of
+
+        return {key: tensor_of(b"".join(side.chunks(key)), spec) for key, spec in side.manifest.items()}
+    from safetensors.torch import load_file
+
+    tensors = load_file(side.opened.envelope.source.path)
+    return {key: tensors[spec.tied_to or key] for key, spec in side.manifest.items()}
+
+
+def _renamed(tensors: Mapping[Any, Any], plan: Plan) -> dict[str, Any]:
+    """The tensors under the keys of the module itself; entries that are no tensors (`_extra_state`) under their own."""
+    names = {
+        plan.source[step.sources[0]].stored_key: step.target.stored_key
+        for step in plan.steps
+        if step.status == "loaded"
+    }
+    return {names.get(key, key): value for key, value in tensors.items() if isinstance(key, str)}
+
+
+@contextmanager
+def _put_back(module: nn.Module) -> Iterator[None]:
+    """A target may be an instance that somebody still uses: its tensors are its own again afterwards."""
+    kept = [(each, dict(each._parameters), dict(each._buffers)) for each in module.modules()]
+    try:
+        yield
+    finally:
+        for each, parameters, buffers in kept:
+            each._parameters.update(parameters)
+            each._buffers.update(buffers)
