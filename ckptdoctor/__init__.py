@@ -2,7 +2,8 @@
 
 The verbs, in the order in which they are used: `read_manifest` and `resolve_target` list what is there and what is wanted,
 `load_map` reads the rules, `make_plan` decides, `evaluate` judges, `execute` writes (`apply` does the same in memory),
-`verify` proves what was written, `render` shows. Importing this imports nothing else; each name is loaded when it is first used.
+`verify` proves what was written, `render` shows. Importing this imports nothing else; each name is loaded when it is first
+used.
 """
 
 from __future__ import annotations

@@ -163,6 +163,22 @@ def write_text(path: str | os.PathLike[str], text: str, *, overwrite: bool) -> N
         output.write(text.encode("utf-8"))
 
 
+def rewrite_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a report or a manifest, which may replace an older one, and nothing that is no text.
+
+    Raises OutputError where something else stands there: a checkpoint, or JSON of another kind.
+    """
+    final = Path(path)
+    if final.is_file():
+        with final.open("rb") as file:
+            head = file.read(4096)
+        kind = text.encode()[: text.find("/1")] if text.startswith("{") else b""
+        if b"\0" in head or (head and not head.startswith(kind)) or (head.startswith(b"{") and not kind):
+            hint = "give another name, or remove it first"
+            raise OutputError(f"{path} exists, and is not an older file of this kind", path=path, hint=hint)
+    write_text(path, text, overwrite=True)
+
+
 def output_error(path: Path, error: OSError) -> OutputError:
     """An OSError of writing as an OutputError with a hint."""
     hints = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated, Any
 
@@ -10,8 +9,9 @@ import typer
 from typer.core import TyperGroup
 
 from ckptdoctor import __version__
-from ckptdoctor.cli.guard import INTERRUPTED, catch_signals, say
+from ckptdoctor.cli.guard import catch_signals, close_stdout, status_of
 from ckptdoctor.cli.options import command
+from ckptdoctor.errors import OutputError
 from ckptdoctor.lazy import load
 
 COMMANDS = {
@@ -99,14 +99,25 @@ def _map_group() -> None:
 app.add_typer(maps)
 
 
+def _run_app() -> int | None:
+    """The exit status of a command. What commands raise ends within them; an OSError here is that of a help page."""
+    try:
+        status: int | None = app(standalone_mode=False)
+    except BrokenPipeError:
+        return 0  # whoever read it has seen enough
+    except OSError as error:
+        raise OutputError(f"cannot write to stdout: {error.strerror}", path="-") from None
+    return status
+
+
 def run() -> None:
     """Parse the command line and run; ends in SystemExit."""
     catch_signals()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    try:
-        app()
-    except KeyboardInterrupt:
-        say("interrupted")
-        os._exit(INTERRUPTED)
+    words = " ".join(sys.argv[1:]).replace("=", " ")
+    as_json = any(option in words for option in ("-f json", "-fjson", "--format json"))
+    status = status_of(_run_app, as_json=as_json)
+    close_stdout()
+    sys.exit(status)

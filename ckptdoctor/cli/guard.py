@@ -9,11 +9,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-from ckptdoctor.errors import CkptDoctorError, KeyMapError, PlanError, TargetNotBuildable
+from ckptdoctor.errors import CkptDoctorError, KeyMapError, PlanError, TargetNotBuildable, UsageError
 from ckptdoctor.text import printable
 
 FAILED, INTERRUPTED = 2, 130
@@ -23,27 +22,24 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, so that files in the making are removed before the process ends."""
 
 
-@contextmanager
-def guarded(*, as_json: Callable[[], bool]) -> Iterator[None]:
-    """Run a command's body; every exception becomes a message on stderr and an exit status."""
+def status_of(action: Callable[[], int | None], *, as_json: bool) -> int:
+    """Run an action; its exit status, or that of the exception it ended with, which is said on stderr."""
     try:
-        yield
+        return action() or 0
     except CkptDoctorError as error:
-        say(_json(error) if as_json() else _text(error))
-        _exit(FAILED)
+        say(_json(error) if as_json else _text(error))
     except Terminated:
-        _exit(128 + signal.SIGTERM)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         say("interrupted; nothing was left behind")
-        _exit(INTERRUPTED)
+        return INTERRUPTED
     except BrokenPipeError:
-        _exit(FAILED)
+        return FAILED
     except MemoryError:
         say("error: not enough memory\nhint: give the process more of it")
-        _exit(FAILED)
-    except Exception as error:  # the last net: a defect of ours, said as such, with everything a report needs
-        _internal(error)
-        _exit(FAILED)
+    except Exception as error:
+        _say_other(error, as_json=as_json)
+    return FAILED
 
 
 def say(text: str) -> None:
@@ -63,10 +59,12 @@ def catch_signals() -> None:
     signal.signal(signal.SIGTERM, terminate)
 
 
-def _exit(status: int) -> NoReturn:
-    import typer
-
-    raise typer.Exit(status)
+def close_stdout() -> None:
+    """Flush; what cannot be written any more is thrown away, so that the interpreter's own end does not fail over it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _text(error: CkptDoctorError) -> str:
@@ -99,6 +97,17 @@ def _json(error: CkptDoctorError) -> str:
         "problems": [str(problem) for problem in problems],
     }
     return json.dumps({"error": body})
+
+
+def _say_other(error: Exception, *, as_json: bool) -> None:
+    """A usage error of the command line's parser, or else a defect of ours."""
+    if hasattr(error, "show") and hasattr(error, "format_message"):
+        if as_json:
+            say(_json(UsageError(error.format_message(), hint="--help lists the options")))
+        else:
+            error.show()
+    else:
+        _internal(error)
 
 
 def _internal(error: Exception) -> None:

@@ -10,7 +10,7 @@ import typer
 from ckptdoctor.cli.inputs import project_config, target_manifest
 from ckptdoctor.cli.options import OutputOptions, SourceOptions, TargetOptions
 from ckptdoctor.cli.output import check_options, publish
-from ckptdoctor.files import write_text
+from ckptdoctor.files import rewrite_text
 from ckptdoctor.formats.manifest import manifest_json
 from ckptdoctor.reports.inspection import Inspection
 from ckptdoctor.source import describe
@@ -41,7 +41,7 @@ def inspect(
     segments = EVERYWHERE if source.strip is None else [part for part in source.strip.split(",") if part]
     listed = stripped(listed, segments)
     if manifest is not None:
-        write_text(manifest, manifest_json(listed), overwrite=True)
+        rewrite_text(manifest, manifest_json(listed))
         facts = (*facts, f"manifest written to {manifest}")
     publish(Inspection(listed, is_target, facts, output.every_key), output)
     return 0

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
-from ckptdoctor.cli.guard import guarded
+from ckptdoctor.cli.guard import status_of
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint, or a manifest.")]
 Target = Annotated[
@@ -115,13 +115,11 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., int]], Calla
                 parameters.append(parameter.replace(annotation=annotation, kind=inspect.Parameter.KEYWORD_ONLY))
 
         def run(**given: Any) -> None:
-            with guarded(as_json=lambda: given.get("format") == "json"):
-                values = {
-                    name: group(**{field: given.pop(field) for field in group._fields})
-                    for name, group in groups.items()
-                }
-                status = function(**values, **given)
-            raise typer.Exit(status)
+            as_json = given.get("format") == "json"
+            values = {
+                name: group(**{field: given.pop(field) for field in group._fields}) for name, group in groups.items()
+            }
+            raise typer.Exit(status_of(lambda: function(**values, **given), as_json=as_json))
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

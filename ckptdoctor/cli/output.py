@@ -6,10 +6,10 @@ import os
 import shutil
 import sys
 
-from ckptdoctor.cli.guard import say
+from ckptdoctor.cli.guard import close_stdout, say
 from ckptdoctor.cli.options import OutputOptions
-from ckptdoctor.errors import UsageError
-from ckptdoctor.files import write_text
+from ckptdoctor.errors import OutputError, UsageError
+from ckptdoctor.files import rewrite_text
 from ckptdoctor.reports import RENDERERS, page_of, render
 from ckptdoctor.text import did_you_mean, printable
 
@@ -30,7 +30,7 @@ def publish(result: object, options: OutputOptions, *, next_step: str | None = N
     reports = _reports(options)
     for kind, path in reports:
         if path != "-":
-            write_text(path, render(page, kind), overwrite=True)
+            rewrite_text(path, render(page, kind))
     to_stdout = [kind for kind, path in reports if path == "-"] or [options.format]
     for kind in to_stdout:
         if options.quiet and kind != "json":
@@ -50,7 +50,10 @@ def write_stdout(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_stdout()
+    except OSError as error:
+        close_stdout()
+        raise OutputError(f"cannot write to stdout: {error.strerror}", path="-") from None
 
 
 def _reports(options: OutputOptions) -> list[tuple[str, str]]:

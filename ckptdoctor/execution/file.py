@@ -42,6 +42,7 @@ def execute(
         envelope_edits=tuple(edit for key_map in plan.maps for edit in key_map.envelope)
     )
     final = check_output(output, overwrite=overwrite)
+    check_output(receipt_path(final), overwrite=True)
     with open_source(plan.source.origin.reference, selected=plan.source.origin.selected) as source:
         _check_source(plan, source, final)
         _check_optimizer(plan, source, options)

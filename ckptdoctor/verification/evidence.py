@@ -10,13 +10,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.errors import CkptDoctorError, NoStateDict, UsageError
 from ckptdoctor.files import Observer
-from ckptdoctor.formats.base import StoredTensor, no_data, sha256_of
+from ckptdoctor.formats.base import Checkpoint, StoredTensor, no_data, sha256_of
 from ckptdoctor.model import Manifest
 from ckptdoctor.receipt import Receipt, find_receipt, read_receipt, receipt_path
 from ckptdoctor.source import OpenSource, open_source
@@ -45,6 +45,8 @@ class Side:
     opened: OpenSource
     manifest: Manifest
     observers: Sequence[Observer] = ()
+    as_it_lies: bool = False
+    """Whether values come without a look at the checksums, which would raise: they are a check of their own."""
 
     @cached_property
     def stored(self) -> Mapping[str, StoredTensor]:
@@ -62,7 +64,11 @@ class Side:
 
     def chunks(self, key: str) -> Iterator[bytes]:
         """The values, packed and little-endian, a chunk at a time."""
-        for chunk in self.opened.envelope.source.values(self.stored[self.manifest[key].stored_key]):
+        checkpoint = self.opened.envelope.source
+        values = (
+            partial(Checkpoint.values, checkpoint) if self.as_it_lies and self.format == "torch" else checkpoint.values
+        )
+        for chunk in values(self.stored[self.manifest[key].stored_key]):
             for observe in self.observers:
                 observe(chunk)
             yield chunk
@@ -148,7 +154,7 @@ def gather(
     recorded = receipt.source["selected"] if receipt is not None else None
     with ExitStack() as files:
         opened = files.enter_context(_open(Path(output), selected, recorded))
-        evidence = Evidence(Path(output), Side(opened, opened.manifest, see), receipt, error)
+        evidence = Evidence(Path(output), Side(opened, opened.manifest, see, as_it_lies=True), receipt, error)
         source = _recorded_source(evidence, see) if against is None else _named_source(evidence, Path(against), see)
         if isinstance(source, Side):
             evidence.source = source

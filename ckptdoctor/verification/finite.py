@@ -26,7 +26,7 @@ def finite(evidence: Evidence) -> Check:
 
 
 def _proven_copies(evidence: Evidence) -> set[str] | None:
-    """Tensors that are as the source has them, by the source or by the digest that was taken of it on the way. None: unknown."""
+    """Tensors that are as the source has them, by the source itself or by the digest taken on the way. None: not known."""
     checks = [evidence.found[name] for name in ("source", "digests") if evidence.found[name].passed is not None]
     if evidence.record is None or not checks:
         return None

@@ -31,8 +31,9 @@ def taken_by(module: nn.Module, side: Side, plan: Plan) -> Outcome:
 
     try:
         tensors = _read(side)
-    except UnpicklingError:
-        others = listing(side.opened.envelope.source.globals) or "what else is in the file"
+    except UnpicklingError as error:
+        named = [path for path in side.opened.envelope.source.globals if f" {path} " in str(error)]
+        others = listing(named) or "what else is in the file"
         return Outcome(note=f"not loaded for real: torch.load(weights_only=True) refuses {others}")
     except Exception as error:
         return Outcome(problems=(Problem("torch.load", f"cannot read it: {summary(error)}"),))

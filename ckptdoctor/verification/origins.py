@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ckptdoctor.errors import CorruptCheckpoint
 from ckptdoctor.receipt import Receipt, TensorReceipt
 from ckptdoctor.text import plural, shape_text
 from ckptdoctor.verification.evidence import Evidence, Side
@@ -47,9 +48,11 @@ def _copied(row: TensorReceipt, output: Side, source: Side) -> Problem | None:
         return Problem(row.key, f"comes of {key}, which the source does not have")
     if (spec.shape, spec.dtype.name) != (row.shape, row.dtype):
         return Problem(row.key, f"comes of {key}, which is {shape_text(spec.shape)} {spec.dtype} in the source")
-    if source.digest(key) != output.values[row.key].sha256:
-        return Problem(row.key, f"has other values than {key} in the source")
-    return None
+    try:
+        same = source.digest(key) == output.values[row.key].sha256
+    except CorruptCheckpoint as error:
+        return Problem(row.key, f"cannot be compared with {key}: {error.message}")
+    return None if same else Problem(row.key, f"has other values than {key} in the source")
 
 
 def _tied(row: TensorReceipt, output: Side) -> Problem | None:

@@ -298,9 +298,6 @@ class TestMapCheckAndSchema:
         done = cli("map check none.yaml source.ckpt target.json")
         assert (done.status, "none.yaml:3:5: the rule names no key: zzz.{p}" in done.stderr) == (2, True)
 
-    @pytest.mark.xfail(
-        strict=True, reason="map check judges the map alone first, and that error has not the better hint"
-    )
     def test_the_hint_for_a_fan_comes_from_the_target_where_there_is_one(self, cli: Cli, project: Path) -> None:
         manifest_file(project / "head.json", {"head.w": (2, 3)})
         manifest_file(project / "heads.json", {"head.0.w": (3, 3), "head.2.w": (2, 3)})
@@ -388,9 +385,6 @@ class TestTerminalsAndPipes:
             assert process.stderr.read() == b""  # type: ignore[union-attr]
             assert process.wait(30) == status
 
-    @pytest.mark.xfail(
-        strict=True, reason="help is printed outside of the net: 1, and a traceback where the disk is full"
-    )
     @pytest.mark.parametrize("args", ["--help", "diff --help", "--version"])
     def test_a_help_page_that_cannot_be_written_is_no_finding(self, project: Path, args: str) -> None:
         with Path("/dev/full").open("w") as full:
@@ -399,7 +393,6 @@ class TestTerminalsAndPipes:
         assert done.returncode == 2
         assert b"Traceback" not in done.stderr
 
-    @pytest.mark.xfail(strict=True, reason="a full disk behind stdout is called a defect of ckptdoctor")
     def test_a_full_disk_behind_stdout_is_said(self, project: Path) -> None:
         with Path("/dev/full").open("w") as full:
             words = [*COMMAND, "diff", "source.ckpt", "same.json"]
@@ -436,7 +429,6 @@ class TestTerminalsAndPipes:
 
 
 class TestErrorsForMachines:
-    @pytest.mark.xfail(strict=True, reason="the format is taken out of the options before the net asks for it")
     @pytest.mark.parametrize(
         ("line", "code", "where"),
         [

@@ -285,7 +285,6 @@ def test_tied_weights_are_neither_lost_nor_doubled(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "new.ckpt").parameters == 67
 
 
-@pytest.mark.xfail(strict=True, reason="execute leaves out what is tied, so a strict load_state_dict misses a key")
 def test_one_of_two_tied_weights_in_the_file_is_enough(tmp_path: Path) -> None:
     """A file that names a tied weight once (safetensors drops the second name) fills both, and loads strictly."""
     torch = pytest.importorskip("torch")
