@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ckptdoctor.reports import render
     from ckptdoctor.source import read_manifest
     from ckptdoctor.targets import resolve_target
+    from ckptdoctor.triaging import triage
     from ckptdoctor.verification import verify
     from ckptdoctor.wrappers import align
 
@@ -51,6 +52,7 @@ __all__ = [
     "read_manifest",
     "render",
     "resolve_target",
+    "triage",
     "verify",
 ]
 
@@ -66,6 +68,7 @@ _HOMES = {
     "reports": "render",
     "source": "read_manifest",
     "targets": "resolve_target",
+    "triaging": "triage",
     "verification": "verify",
     "wrappers": "align",
 }

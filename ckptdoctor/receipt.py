@@ -116,7 +116,7 @@ def _receipt(document: Any, output: str) -> Receipt:
         for number, row in enumerate(document[name]):
             _check(row, fields, f"{name}[{number}]/")
     tensors = tuple(_tensor(row) for row in document["tensors"])
-    _check_keys(tensors)
+    _check_keys(tensors, document["random"])
     return Receipt(
         path=output,
         tool=document["tool"],
@@ -146,11 +146,15 @@ def _tensor(row: Mapping[str, Any]) -> TensorReceipt:
     return TensorReceipt._make(tuple(value) if isinstance(value, list) else value for value in values)
 
 
-def _check_keys(tensors: tuple[TensorReceipt, ...]) -> None:
+def _check_keys(tensors: tuple[TensorReceipt, ...], random: Iterable[str]) -> None:
     keys = Counter(tensor.key for tensor in tensors)
     for key, times in keys.items():
         if times > 1:
             raise StrictJsonError(f"the tensor {key!r} stands in it {times} times")
+    targets = Counter([*(tensor.target for tensor in tensors), *random])
+    for key, times in targets.items():
+        if times > 1:
+            raise StrictJsonError(f"the target {key!r} stands in it {times} times")
     for tensor in tensors:
         if tensor.tied_to is not None and tensor.tied_to not in keys:
             raise StrictJsonError(f"{tensor.key!r} is tied to {tensor.tied_to!r}, which is not there")

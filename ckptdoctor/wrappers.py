@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ckptdoctor.errors import KeyCollision
 from ckptdoctor.model import Manifest
-from ckptdoctor.text import listing, plural
+from ckptdoctor.text import did_you_mean, listing, plural
 
 Place = tuple[str, ...]
 
@@ -64,7 +64,8 @@ def _wanted(places: Mapping[Place, int], wanted: str) -> Place:
     place = tuple(part for part in wanted.split("/") if part not in ("", "."))
     if place not in places:
         candidates = list(places)
-        hint = f"tensors lie at {listing(map(place_text, candidates))}" if candidates else "it holds no tensors by name"
+        texts = [place_text(place) for place in sorted(candidates, key=len)]
+        hint = did_you_mean(wanted, texts) or (f"tensors lie at {listing(texts)}" if texts else "it holds no tensors by name")
         raise SelectionError(f"no tensors at {wanted}", hint=hint, candidates=candidates)
     return place
 

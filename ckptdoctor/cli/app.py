@@ -20,6 +20,7 @@ COMMANDS = {
     "remap": "ckptdoctor.cli.remap:remap",
     "gate": "ckptdoctor.cli.gate:gate",
     "verify": "ckptdoctor.cli.verify:verify",
+    "triage": "ckptdoctor.cli.triage:triage",
     "schema": "ckptdoctor.cli.schema:schema",
 }
 MAP_COMMANDS = {

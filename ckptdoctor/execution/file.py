@@ -57,6 +57,8 @@ def execute(
             size = file.position
     described = {"format": writer.name, "bytes": size}
     receipt = make_receipt(plan, final, tensors, written, command, described, fill)
+    for suffix, text in written.sidecars.items():
+        write_text(final.with_name(final.name + suffix), text, overwrite=True)
     write_text(receipt_path(final), receipt_json(receipt), overwrite=True)
     return receipt
 

@@ -24,6 +24,7 @@ PAGES: Mapping[str, str] = {
     "Inspection": "ckptdoctor.reports.inspection:inspection_page",
     "Receipt": "ckptdoctor.reports.writing:receipt_page",
     "Verification": "ckptdoctor.reports.verification:verification_page",
+    "Triage": "ckptdoctor.reports.triage:triage_page",
 }
 
 

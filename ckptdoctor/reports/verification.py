@@ -78,21 +78,13 @@ def _sentence(verification: Verification) -> str:
     failed = [check for check in verification.checks if check.result == "failed"]
     if failed:
         return f"failed: {', '.join(check.id for check in failed)}: {failed[0].text}"
-    parts = [f"passed: {_proven(verification)}"]
-    if verification["source"].passed is None and verification["digests"].passed:
-        parts.append(f"compared with the receipt alone, not with the source ({_why(verification)})")
-    elif verification["digests"].passed is None:
-        unproven = [text for name, text in _UNPROVEN.items() if verification[name].passed is None]
-        parts.append(f"not proven: {listing(unproven)} ({_why(verification)})")
-    return "; ".join(parts)
-
-
-def _why(verification: Verification) -> str:
-    return (
-        verification["source"].text.partition(";")[0]
-        if verification["source"].passed is None
-        else verification["digests"].text
-    )
+    proven, why = _proven(verification), verification["source"].text.partition(";")[0]
+    if verification["source"].passed:
+        return f"passed: {proven}"
+    if verification["digests"].passed:
+        return f"passed: {proven}; compared with the receipt alone, not with the source ({why})"
+    unproven = [text for name, text in _UNPROVEN.items() if verification[name].passed is None]
+    return f"passed: {proven}; not proven: {listing(unproven)} ({why})"
 
 
 def _proven(verification: Verification) -> str:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from math import isfinite
+from math import inf, isfinite, prod
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
-from ckptdoctor.errors import CheckpointNotFound, CkptDoctorError, CorruptCheckpoint, UnknownFormat, UsageError
+from ckptdoctor.errors import CheckpointError, CheckpointNotFound, UsageError
 from ckptdoctor.formats import open_checkpoint
-from ckptdoctor.formats.base import Checkpoint
+from ckptdoctor.formats.base import Checkpoint, Place
 from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.nodes import Node, mapping_pairs
 from ckptdoctor.text import listing
@@ -61,17 +60,94 @@ def _checked(expectation: Expectation, metric: str) -> Expectation:
 
 
 def _of_baseline(path: Path, metric: str) -> Expectation:
-    named = in_name(path, metric)
-    from_name = None if named is None else Expectation(named, f"from the name of {path.name}")
+    value = in_name(path, metric)
+    named = None if value is None else Expectation(value, f"from the name of {path.name}", str(path))
     try:
         with open_checkpoint(path) as checkpoint:
-            found = _recorded(checkpoint, metric)
-            watched = [] if found else list(_watched(checkpoint))
-    except (CheckpointNotFound, UnknownFormat, CorruptCheckpoint) as error:
-        raise_or_name = _without_file(error, from_name)
-        return raise_or_name
-    if found is None and from_name is None:
-        raise UsageError(_unknown(path, metric, watched), hint=f"give it: --expect VALUE ({metric} of the baseline)")
-    if found is None or from_name is None:
-        return found or from_name  # type: ignore[return-value]
-    return found._replace(notes=(*found.notes, *_disagreement(found, from_name, path)))
+            recorded = _recorded(checkpoint, metric)
+            found = recorded or named
+            if found is None:
+                raise _unknown(checkpoint, metric)
+    except CheckpointNotFound as error:
+        hint = f"--expect {value:g} takes what its name says" if value is not None else error.hint
+        raise CheckpointNotFound(error.message, path=path, hint=hint) from None
+    except CheckpointError as error:
+        if named is None:
+            raise
+        return named._replace(notes=(f"{error}; the expectation is from its name alone",))
+    if recorded and named and abs(recorded.value - named.value) > _AGREES * abs(named.value):
+        note = f"the name of {path.name} says {named.value:g}, but its callbacks say {recorded.value:g}, which is taken"
+        return recorded._replace(notes=(*recorded.notes, note))
+    return found
+
+
+def _recorded(checkpoint: Checkpoint, metric: str) -> Expectation | None:
+    """What the callbacks or, in a file of a loop without Lightning, an entry of that name record."""
+    if not isinstance(checkpoint, TensorGraph):
+        return None
+    for name, state in _states(checkpoint):
+        scores = [(key, _scalar(checkpoint, state.get(key), ("callbacks", name), key)) for key in _SCORES]
+        values = [(key, value) for key, value in scores if value is not None]
+        if state.get("monitor") == metric and values:
+            if "'mode': 'max'" in name:
+                raise UsageError(
+                    f"{checkpoint.path} was chosen by the largest {metric}: this command compares losses",
+                    hint="name a loss with --metric, and its value with --expect",
+                )
+            return _of_callback(values, checkpoint.path)
+    entry = _scalar(checkpoint, dict(_pairs(checkpoint.pickle.root)).get(metric), (), metric)
+    return None if entry is None else Expectation(entry, f"{metric} in {checkpoint.path.name}", str(checkpoint.path))
+
+
+def _of_callback(values: list[tuple[str, float]], path: Path) -> Expectation:
+    key, value = values[0]
+    notes = [
+        f"{other_key} in {path.name} is {other:g}: that is another file's; this one's {key} is {value:g}"
+        for other_key, other in values[1:]
+        if abs(other - value) > _AGREES * abs(value)
+    ]
+    return Expectation(value, f"{key} in {path.name}", str(path), tuple(notes))
+
+
+def _unknown(checkpoint: Checkpoint, metric: str) -> UsageError:
+    states = _states(checkpoint) if isinstance(checkpoint, TensorGraph) else ()
+    watched = {str(state["monitor"]) for _, state in states if isinstance(state.get("monitor"), str)}
+    but = f" (its callbacks watched {listing(sorted(watched))})" if watched else ""
+    return UsageError(
+        f"neither the callbacks nor the name of {checkpoint.path} say which {metric} it reached{but}",
+        hint=f"say it: --expect VALUE, the {metric} that the baseline reached",
+    )
+
+
+def _states(graph: TensorGraph) -> Iterator[tuple[str, dict[str, Node]]]:
+    """Name and state of each of Lightning's callbacks."""
+    for name, state in _pairs(dict(_pairs(graph.pickle.root)).get("callbacks")):
+        yield name, dict(_pairs(state))
+
+
+def _pairs(node: Node) -> list[tuple[str, Node]]:
+    return [(key, value) for key, value in mapping_pairs(node) or [] if isinstance(key, str)]
+
+
+def _scalar(checkpoint: Checkpoint, node: Node, place: Place, key: str) -> float | None:
+    """A number, or the value of a tensor of one element that lies under a key of a place."""
+    if isinstance(node, int | float) and not isinstance(node, bool):
+        return _float(node)
+    if not isinstance(checkpoint, TensorGraph) or id(node) not in checkpoint.views or place not in checkpoint.places:
+        return None
+    tensor = checkpoint.stored(place).get(key)
+    if tensor is None or prod(tensor.spec.shape) != 1:
+        return None
+    raw, dtype = b"".join(checkpoint.values(tensor)), tensor.spec.dtype
+    if dtype.name == "bfloat16":
+        return float(struct.unpack("<f", b"\0\0" + raw)[0])
+    if dtype.name in _FLOATS:
+        return float(struct.unpack(_FLOATS[dtype.name], raw)[0])
+    return None
+
+
+def _float(number: int | float) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return inf

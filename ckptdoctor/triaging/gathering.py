@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ckptdoctor.triaging.sights import Sight, rounding
-from ckptdoctor.triaging.types import Failure, Following, Form, Observation, Reading
+from ckptdoctor.triaging.types import NONE_FOLLOW, Failure, Following, Form, Observation, Reading
 
 MAX_TRACKS = 20_000
 _MAX_NAMES = 50
@@ -26,7 +26,7 @@ class _Track:
         self.first = self.last = first
         self.counters, self.bars = counters, bars
         self.seen = {first.printed}
-        self.after = Following(0)
+        self.after = NONE_FOLLOW
 
     def take(self, value: Observation, counters: tuple[str, ...], bars: int, many: bool) -> None:
         """Count a value, unless it repeats the last validation."""
@@ -35,16 +35,16 @@ class _Track:
         if repeats:
             return
         self.seen.add(value.printed)
-        count, best, lost = self.after
+        validations, best, lost = self.after
         if value.value != value.value:
             lost = lost or value
         elif best is None or value.value < best.value:
             best = value
-        self.after = Following(count + 1, best, lost)
+        self.after = Following(validations + 1, best, lost)
 
     def worse(self) -> None:
         """Count a validation that is only said to be none of the best."""
-        self.after = self.after._replace(count=self.after.count + 1)
+        self.after = self.after._replace(validations=self.after.validations + 1)
 
     def _repeats_bar(self, value: Observation, bars: int) -> bool:
         """A bar shows a value again and again; only the bar of a validation in between makes it a new one."""
@@ -104,9 +104,7 @@ class Gatherer:
         counters = sight.counters if sight.label is None else (*sight.counters, str(sight.label))
         self._count(self._plain, value, counters, many=self._many)
 
-    def _count(
-        self, tracks: dict[_Key, _Track], value: Observation, counters: tuple[str, ...], *, many: bool
-    ) -> None:
+    def _count(self, tracks: dict[_Key, _Track], value: Observation, counters: tuple[str, ...], *, many: bool) -> None:
         key = (value.rank, value.form)
         if key in tracks:
             tracks[key].take(value, counters, self._bars, many)
@@ -135,7 +133,7 @@ class Gatherer:
             lead = self._first_label
         own = [track for (rank, _), track in tracks.items() if rank == lead]
         first = _sharper(self._first._replace(rank=lead), [track.first for track in own])
-        following = max((track.after for track in own), key=lambda after: after.count, default=Following(0))
+        following = max((track.after for track in own), key=lambda after: after.validations, default=NONE_FOLLOW)
         return Reading(first, _firsts(tracks), following, failures, names, self._named)
 
 

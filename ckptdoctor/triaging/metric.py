@@ -20,7 +20,8 @@ _BAR = re.compile(r"[0-9?](?:it|batch)/s|[0-9?]s/(?:it|batch)|%\||━")
 _VALIDATING = re.compile(r"\s*(?:\[[^\]]{1,30}\]:?\s*|[0-9]{1,6}:\s*)?Validat(?:ion|ing)\b")
 _MANY = re.compile(r"(?:Starting with |MEMBER: [0-9]+/|\bworld[ _]size\W{1,4})0*(?:[2-9]|[1-9][0-9]+)\b", re.IGNORECASE)
 _RANK = re.compile(
-    r"\[(?:rank|default|trainer|worker)[ :=]{0,2}([0-9]{1,6})\]|\[[0-9]{1,6},([0-9]{1,6})\]<std|\b(?i:rank)[ =:#]{1,3}([0-9]{1,6})\b"
+    r"\[(?:rank|default|trainer|worker)[ :=]{0,2}([0-9]{1,6})\]|\[[0-9]{1,6},([0-9]{1,6})\]<std"
+    r"|\b(?i:rank)[ =:#]{1,3}([0-9]{1,6})\b"
 )
 _LABEL = re.compile(r"\s{0,8}([0-9]{1,6}):(?=\s|$)")
 _COUNTERS = re.compile(r"(?i)\b(epoch|step|iter(?:ation)?)s?\b\W{0,4}([0-9]+(?:\.[0-9]+)?)")
@@ -35,7 +36,7 @@ class TextFinder:
     def __init__(self, metric: str) -> None:
         name = re.escape(metric)
         value = rf"['\"]?(?:[\w.]{{1,30}}\()?({NUMBER}){_AFTER}"
-        gap = rf"(?:\s{{0,40}}[=:]\s{{0,40}}|[\s│┃|]{{1,200}}(?=['\"]?[-+]?(?:[0-9]*\.[0-9]|(?i:nan|inf))))"
+        gap = r"(?:\s{0,40}[=:]\s{0,40}|[\s│┃|]{1,200}(?=['\"]?[-+]?(?:[0-9]*\.[0-9]|(?i:nan|inf))))"
         self._value = re.compile(rf"(?<![\w.\-/\\]){name}['\"]?{gap}{value}")
         self._messages: tuple[tuple[Form, re.Pattern[str]], ...] = (
             ("checkpoint", re.compile(rf"['\"]{name}['\"] reached ({NUMBER}) \(best")),
@@ -68,8 +69,8 @@ class TextFinder:
         if value is None:
             return None
         cut = not segment.whole and match.end() == len(text)
-        near = excerpt(text, match.start())
-        observation = Observation(value, printed, segment.line, near, form, _rank(text), cut)
+        around = excerpt(text, match.start())
+        observation = Observation(value, printed, segment.line, around, form, _rank(text, match, form), cut)
         return Sight(observation, _label(text), _counters(text))
 
     def _find(self, text: str) -> tuple[Form, re.Match[str]] | None:
@@ -85,7 +86,7 @@ class TextFinder:
             label=_label(text),
             validating=_VALIDATING.match(text) is not None and _BAR.search(text) is not None,
             many=_MANY.search(text) is not None,
-            failure=kind and Failure(kind, line, excerpt(text, 0), kind == OF_CHECKPOINT) or None,
+            failure=None if kind is None else Failure(kind, line, excerpt(text, 0), kind == OF_CHECKPOINT),
             names=tuple(_NAMES.findall(text)) if self._left > 0 else (),
             named=named and named[1],
         )
@@ -99,10 +100,10 @@ def _form(text: str, match: re.Match[str]) -> Form:
     return "line" if re.search("[=:]", match[0]) else "table"
 
 
-def _rank(text: str) -> int | None:
-    """The rank that a line names."""
-    match = _RANK.search(text)
-    return None if match is None else int(next(filter(None, match.groups())))
+def _rank(text: str, value: re.Match[str], form: Form) -> int | None:
+    """The rank that a line names before the value or, unless it is a bar, which others print onto, right behind it."""
+    found = _RANK.search(text[: value.start()]) or (None if form == "bar" else _RANK.search(text[value.end() :][:20]))
+    return None if found is None else int(next(filter(None, found.groups())))
 
 
 def _label(text: str) -> int | None:

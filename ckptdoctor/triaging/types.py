@@ -51,28 +51,35 @@ class Failure(NamedTuple):
 class Following(NamedTuple):
     """The validations after the first: how many, the lowest of them (None: no value was written), the first that was nan."""
 
-    count: int
+    validations: int
     best: Observation | None = None
     lost: Observation | None = None
 
 
+NONE_FOLLOW = Following(0)
+
+
 class Reading(NamedTuple):
-    """All that is kept of a log. `ranks` are the first values of each rank, where the lines say which rank they are of;
-    `names` are names of metrics that were seen, for a hint; `named` is the value in a checkpoint's name that the log mentions."""
+    """All that is kept of a log.
+
+    `ranks` are the first values of each rank, where the lines say which rank they are of. `names` are names of metrics that
+    were seen, `named` is the value in a checkpoint's name that the log mentions; both are for hints.
+    """
 
     first: Observation | None = None
     ranks: Mapping[int, Observation] = {}
-    following: Following = Following(0)
+    following: Following = NONE_FOLLOW
     failures: tuple[Failure, ...] = ()
     names: tuple[str, ...] = ()
     named: str | None = None
 
 
 class Expectation(NamedTuple):
-    """What the first validation should be, and where that is known from; `notes` are for people."""
+    """What the first validation should be, where that is known from, and the checkpoint that it was taken from, if any."""
 
     value: float
     source: str
+    baseline: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -104,7 +111,7 @@ class Triage:
     first: Observation | None = None
     expectation: Expectation | None = None
     ratio: float | None = None
-    following: Following = Following(0)
+    following: Following = NONE_FOLLOW
     failure: Failure | None = None
     notes: tuple[str, ...] = ()
     next_step: str = ""

@@ -7,7 +7,7 @@ silently. safetensors records none, there the header's spans have to cover the f
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ckptdoctor.archive.reading import ArchiveError
@@ -34,7 +34,7 @@ def container(evidence: Evidence) -> Check:
     unrecorded = sum(1 for entry in entries if not entry.crc and entry.size)
     notes = [f"{plural(unrecorded, 'record')} without a recorded CRC"] if unrecorded else []
     if wrong:
-        problems = tuple(problem for name in wrong for problem in _problems(name, side))
+        problems = tuple(_problems(wrong, side))
         text = f"{len(wrong):,} of {plural(len(recorded), 'CRC')} do not match: {listing(wrong)}"
         return Check("container", "failed", text, problems, len(entries), "records", tuple(notes))
     text = f"{plural(len(entries), 'record')}, {plural(len(recorded), 'CRC')} match"
@@ -64,8 +64,11 @@ def _intact(archive: Archive, entry: Entry, side: Side) -> bool:
     return crc == entry.crc
 
 
-def _problems(record: str, side: Side) -> Iterator[Problem]:
-    """The tensors that lie in a damaged record; the record itself where it holds something else."""
-    keys = [key for key in side.manifest if f"data/{side.memory(key)}" == record]
-    for key in keys or [record]:
-        yield Problem(key, f"{record} does not match its CRC" if keys else "does not match its CRC")
+def _problems(records: Sequence[str], side: Side) -> Iterator[Problem]:
+    """The damaged records, each with the tensors that lie in it."""
+    held: dict[str, list[str]] = {}
+    for key in side.manifest:
+        held.setdefault(f"data/{side.memory(key)}", []).append(key)
+    for record in records:
+        holds = listing(held.get(record, ())) or "nothing of the weights"
+        yield Problem(record, f"does not match its CRC; it holds {holds}")

@@ -132,10 +132,10 @@ class Evidence:
         return self.found["receipt"].text if self.found["receipt"].passed is None else "the receipt is not of this file"
 
     def beside(self, path: str) -> Path | None:
-        """A file that the receipt names: from the working directory, as when it was written, or from the output's folder."""
+        """What the receipt names: from the working directory, as when it was written, or from the output's folder."""
         for candidate in (Path(path), self.path.parent / path):
             try:
-                if candidate.is_file():
+                if candidate.exists():
                     return candidate
             except (OSError, ValueError):  # a name that no file can have
                 continue

@@ -77,7 +77,7 @@ _KINDS = ("missing key", "unexpected key", "size mismatch")
 
 def _notes(plan: Plan, left_out: set[str]) -> Iterator[str]:
     if left_out:
-        yield f"{plural(len(left_out), 'tensor')} of the target stay random, as the receipt says: {listing(sorted(left_out))}"
+        yield f"left random, as the receipt says: {listing(sorted(left_out))}"
     if tied := [step.target.key for step in plan.steps if step.status == "tied"]:
         yield f"filled through the memory they share, and no keys of the file: {listing(tied)}"
     if other := [step.target.key for step in plan.steps if step.other_dtype]:

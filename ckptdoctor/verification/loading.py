@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ckptdoctor.formats.torch.renames import renamed_modules
 from ckptdoctor.plan import Plan
 from ckptdoctor.text import listing, printable
 from ckptdoctor.verification.evidence import Side
@@ -36,16 +38,16 @@ def taken_by(module: nn.Module, side: Side, plan: Plan) -> Outcome:
         others = listing(named) or "what else is in the file"
         return Outcome(note=f"not loaded for real: torch.load(weights_only=True) refuses {others}")
     except Exception as error:
-        return Outcome(problems=(Problem("torch.load", f"cannot read it: {summary(error)}"),))
+        return Outcome(problems=(Problem(side.manifest.origin.reference, f"cannot be read: {summary(error)}"),))
     absent = {step.target.stored_key for step in plan.steps if step.status in ("missing", "tied")}
     call = f"load_state_dict(strict={not absent})"
     try:
         with user_code(), _put_back(module):
             result = module.load_state_dict(_renamed(tensors, plan), strict=not absent, assign=True)
-    except RuntimeError as error:
-        return Outcome(problems=(Problem(call, printable(" ".join(str(error).split()))),))
     except (Exception, SystemExit) as error:
-        return Outcome(note=f"not loaded for real: {summary(error)}")
+        if "assign" in str(error) or "meta" in str(error):  # it is how we load that the model does not bear
+            return Outcome(note=f"not loaded for real: {summary(error)}")
+        return Outcome(problems=(Problem(call, printable(f"{type(error).__name__}: {' '.join(str(error).split())}")),))
     missing = [Problem(key, "missing key, says load_state_dict") for key in result.missing_keys if key not in absent]
     return Outcome(call, (*missing, *(Problem(key, "unexpected key") for key in result.unexpected_keys)))
 
@@ -76,13 +78,17 @@ def _read_safetensors(side: Side) -> Mapping[str, Any]:
 
 
 def _renamed(tensors: Mapping[Any, Any], plan: Plan) -> dict[str, Any]:
-    """The tensors under the keys of the module itself; entries that are no tensors (`_extra_state`) under their own."""
+    """The tensors under the keys of the module itself, its versions too; what is no tensor (`_extra_state`) as it is."""
     names = {
         plan.source[step.sources[0]].stored_key: step.target.stored_key
         for step in plan.steps
         if step.status == "loaded"
     }
-    return {names.get(key, key): value for key, value in tensors.items() if isinstance(key, str)}
+    renamed = OrderedDict((names.get(key, key), value) for key, value in tensors.items() if isinstance(key, str))
+    if isinstance(versions := getattr(tensors, "_metadata", None), Mapping):
+        paths = renamed_modules(versions, names)
+        renamed._metadata = {paths.get(path, path): of for path, of in versions.items()}  # type: ignore[attr-defined]
+    return renamed
 
 
 @contextmanager

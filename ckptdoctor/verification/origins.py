@@ -52,7 +52,8 @@ def _copied(row: TensorReceipt, output: Side, source: Side) -> Problem | None:
         same = source.digest(key) == output.values[row.key].sha256
     except CorruptCheckpoint as error:
         return Problem(row.key, f"cannot be compared with {key}: {error.message}")
-    return None if same else Problem(row.key, f"has other values than {key} in the source")
+    named = "" if key == row.target else f"{key} has "
+    return None if same else Problem(row.key, f"has other values than {named}in the source")
 
 
 def _tied(row: TensorReceipt, output: Side) -> Problem | None:

@@ -6,13 +6,13 @@ needed. Where a map is gone or another one, or torch is not installed, there is 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.errors import CkptDoctorError
+from ckptdoctor.formats.base import sha256_of
 from ckptdoctor.model import DTYPES, Manifest, TensorSpec
 from ckptdoctor.receipt import Receipt, TensorReceipt
 from ckptdoctor.text import printable
@@ -39,7 +39,7 @@ def recomputed(evidence: Evidence, record: Receipt, source: Side, rows: Sequence
     paths = []
     for recorded in record.maps:
         path = evidence.beside(recorded["path"])
-        if path is None or hashlib.sha256(path.read_bytes()).hexdigest() != recorded["sha256"]:
+        if path is None or _digest(path) != recorded["sha256"]:
             why_not = f"{printable(recorded['path'])} is {'gone' if path is None else 'another map now'}"
             return Recomputed(why_not=why_not)
         paths.append(path)
@@ -48,6 +48,16 @@ def recomputed(evidence: Evidence, record: Receipt, source: Side, rows: Sequence
     except CkptDoctorError as error:
         return Recomputed(why_not=f"the maps do not fit {source.manifest.origin.reference} ({error.message})")
     return _compared(evidence, source, plan, rows)
+
+
+def _digest(path: Path) -> str | None:
+    """The sha256 of a file that may be a map."""
+    from ckptdoctor.keymap.load import LARGEST
+
+    try:
+        return sha256_of([path.read_bytes()]) if path.is_file() and path.stat().st_size <= LARGEST else None
+    except OSError:
+        return None
 
 
 def _plan(record: Receipt, source: Manifest, paths: Sequence[Path]) -> Plan:
@@ -77,7 +87,7 @@ def _compared(evidence: Evidence, source: Side, plan: Plan, rows: Sequence[Tenso
         if step is None or tuple(op.describe() for op in ops_of(step.expression)) != row.ops:
             return Recomputed(why_not=f"the maps make {printable(row.target)} in another way today")
         try:
-            digest = hashlib.sha256(bytes_of(compute(step, load))).hexdigest()
+            digest = sha256_of([bytes_of(compute(step, load))])
         except CkptDoctorError as error:
             problems.append(Problem(row.key, f"cannot be computed from it: {error.message}"))
             continue

@@ -14,7 +14,7 @@ Result: TypeAlias = Literal["passed", "failed", "skipped"]
 
 
 class Problem(NamedTuple):
-    """What is wrong with one tensor (or record) of the output; `text` reads on after the key."""
+    """What is wrong with one tensor, or one record, of the output; `text` reads on after the key."""
 
     key: str
     text: str

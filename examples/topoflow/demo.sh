@@ -46,10 +46,17 @@ run 0 ckptdoctor remap "$base" "$sequential_target" -m "$maps/topoflow-to-sequen
 title "7. The gate passes: two scalars are new, and only they"
 run 0 ckptdoctor gate "$out/sequential.ckpt" "$sequential_target" --max-random 2
 
-title "8. The job starts: a real load_state_dict(strict=False)"
+title "8. The proof: what was written is what the map says"
+run 0 ckptdoctor verify "$out/sequential.ckpt" "$sequential_target"
+run 0 head -c 1100 "$out/sequential.ckpt.receipt.json"
+
+title "9. The job starts: a real load_state_dict(strict=False)"
 run 0 python start_job.py "$out/sequential.ckpt" --variant sequential --config configs/full.yaml --max-missing 2
 
-title "9. With the MLP named as before (this folder's ckptdoctor.yaml names $fixed_target), nothing has to be remapped"
+title "10. With the MLP named as before (this folder's ckptdoctor.yaml names $fixed_target), nothing has to be remapped"
 run 0 ckptdoctor diff "$base"
+
+title "11. And it trains: the losses at the start"
+bash demo_training.sh
 
 printf '\nDone. The files are in demo/.\n'

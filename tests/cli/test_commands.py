@@ -375,12 +375,13 @@ class TestTerminalsAndPipes:
         assert [line.split()[1] for line in lines if "model." in line] == LONG
 
     @pytest.mark.parametrize(("line", "status"), [("diff m.json none.json", 0), ("gate none.json m.json", 1)])
-    def test_a_reader_that_goes_away_changes_nothing(self, project: Path, line: str, status: int) -> None:
+    @pytest.mark.parametrize("lines", [0, 1])
+    def test_a_reader_that_goes_away_changes_nothing(self, project: Path, line: str, status: int, lines: int) -> None:
         manifest_file(project / "m.json", {f"a.rather.long.key.of.a.tensor.{i}": (2,) for i in range(800)})
         manifest_file(project / "none.json", {})
         words = [*COMMAND, *line.split(), "-f", "json"]
         with subprocess.Popen(words, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            assert process.stdout.readline() == b"{\n"  # type: ignore[union-attr]
+            assert [process.stdout.readline() for _ in range(lines)] == [b"{\n"] * lines  # type: ignore[union-attr]
             process.stdout.close()  # type: ignore[union-attr]
             assert process.stderr.read() == b""  # type: ignore[union-attr]
             assert process.wait(30) == status
@@ -422,6 +423,9 @@ class TestTerminalsAndPipes:
         ):
             done = cli(line)
             assert all(part.isprintable() for part in (done.stdout + done.stderr).split("\n"))
+        done = cli("inspect", "gone\x1b[2J\n.ckpt")
+        assert (done.status, done.stderr.startswith("error: there is no file gone\\x1b[2J\\n.ckpt")) == (2, True)
+        assert all(part.isprintable() for part in done.stderr.split("\n"))
         map_file(project / "m.yaml", ("a.w", "b\u202e.w"))
         done = cli("diff source.ckpt m.json -m m.yaml")
         assert (done.status, "\\u202e" in done.stderr) == (2, True)

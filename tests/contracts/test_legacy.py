@@ -278,6 +278,19 @@ def test_a_remap_writes_a_zip_file(tmp_path, name):
     loaded(tmp_path / "new.pth")
 
 
+@pytest.mark.parametrize("protocol", [1, 2, 4])
+def test_everything_around_the_weights_comes_along(tmp_path, protocol):
+    torch = pytest.importorskip("torch")
+    checkpoint = b.lightning_like(b.state_dict(), model=torch.nn.Linear(2, 2))
+    path = b.written(tmp_path / "old.ckpt", saved(checkpoint, protocol))
+    execute(make_plan(read_manifest(path)), tmp_path / "new.ckpt")
+    before, after = loaded(path), loaded(tmp_path / "new.ckpt")
+    assert list(after) == list(before)
+    assert repr(after) == repr(before)
+    assert after["state_dict"]._metadata == before["state_dict"]._metadata
+    assert after["state_dict"]["head.weight"].data_ptr() == after["state_dict"]["0.weight"].data_ptr()
+
+
 # ---- what breaks a rule ------------------------------------------------------------------------------------------------
 
 W = b.dict_({"w": tensor()})

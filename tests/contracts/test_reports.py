@@ -24,6 +24,9 @@ from ckptdoctor.reports.base import Page, Style
 from ckptdoctor.reports.comparison import Comparison
 from ckptdoctor.reports.inspection import Inspection
 from ckptdoctor.reports.schema import report_schema
+from ckptdoctor.triaging.types import Expectation, Failure, Observation, Thresholds, Triage
+from ckptdoctor.verification import Verification
+from ckptdoctor.verification.types import Check, Problem
 
 NASTY = [
     "\x1b[31mred",
@@ -98,6 +101,26 @@ def receipt(names: list[str]) -> Receipt:
     )
 
 
+def verification(names: list[str], *, good: bool) -> Verification:
+    problems = tuple(Problem(name, f"differs from {names[0]}") for name in names)
+    wrong = Check("digests", "failed", f"{len(names)} differ", problems, len(names), notes=(f"a note {names[0]}",))
+    right = Check("digests", "passed", "all agree", checked=len(names), notes=("a note",))
+    others = (Check("source", "skipped", f"{names[0]} is gone"), Check("load", "skipped", "no target was given"))
+    side = manifest(names, reference=f"{names[0]}.ckpt")
+    return Verification(side, receipt(names), None, side, (right if good else wrong, *others))
+
+
+def triage(names: list[str], *, failed: bool = False) -> Triage:
+    first = Observation(0.9, "0.9", 12, f"val_loss={names[0]}")
+    expected = Expectation(0.3557, f"{names[0]}.ckpt")
+    failure = Failure("NCCL", 1_234, f"NCCL error {names[0]}")
+    common: dict[str, Any] = {"notes": (f"a note {names[0]}",), "next_step": f"look at {names[0]}"}
+    if failed:
+        return Triage(f"{names[0]}.log", "val_loss", "infrastructure", Thresholds(), failure=failure, **common)
+    judged = {"first": first, "expectation": expected, "ratio": 2.53, "failure": failure}
+    return Triage(f"{names[0]}.log", "val_loss", "loading problem", Thresholds(), **judged, **common)
+
+
 def results(names: list[str]) -> dict[str, Any]:
     strict = {"fail_on": ["mismatched", "dtype", "tied", "unexpected", "buffers"], "max_random": "1%"}
     return {
@@ -110,6 +133,10 @@ def results(names: list[str]) -> dict[str, Any]:
         "inspect": Inspection(manifest(names), facts=(f"a fact {names[0]}",)),
         "inspect a target": Inspection(manifest(names, kind="buffer"), is_target=True, every_key=True),
         "written": receipt(names),
+        "verify, failed": verification(names, good=False),
+        "verify, passed": verification(names, good=True),
+        "triage": triage(names),
+        "triage of a crash": triage(names, failed=True),
     }
 
 
@@ -399,7 +426,7 @@ class TestJson:
         rows = json.loads(render(results(NASTY)["diff"], "json"))["keys"]
         assert {row["target"] for row in rows} >= {f"same.{name}" for name in NASTY}
 
-    @pytest.mark.parametrize("name", ["inspect", "inspect a target", "written"])
+    @pytest.mark.parametrize("name", sorted({*RESULTS} - {*COMPARISONS}))
     def test_other_results_name_their_schema(self, name: str) -> None:
         assert re.fullmatch(r"ckptdoctor/[a-z]+/1", data_of(name)["schema"])
 

@@ -140,6 +140,7 @@ USUAL = {
     **{"0.weight": "encoder.first.weight", "0.bias": "encoder.first.bias"},
     **{"1.weight": "0.weight", "1.bias": "0.bias", "head.weight": "1.weight"},
 }
+pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf", "ignore:Detected pickle protocol")
 SELECT = {"nested": "run/student/net"}
 ONE_OBJECT_TWICE = ("parameters", "views")  # these are written anew, with the frames of protocol 4 left out
 protocols = pytest.mark.parametrize("protocol", [2, 4])

@@ -30,6 +30,7 @@ from ckptdoctor.integrations.modules import unwrapped
 from ckptdoctor.keymap import KeyMap, parse_map
 from tests import builders as b
 
+pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf")
 RENAME = 'rules: [{from: "fc{n}.{p}", to: "layers.{n}.{p}"}]'
 
 
@@ -306,6 +307,17 @@ WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 
 class TestWrappedModels:
+    @pytest.mark.usefixtures("process_group")
+    def test_sharded_models_are_refused_before_anything_is_changed(self, old: Old, path: Path) -> None:
+        from torch.distributed.fsdp import fully_shard
+
+        model = Old()
+        fully_shard(model.fc1, mesh=torch.distributed.init_device_mesh("cpu", (1,)))
+        before = model.fc0.weight.clone()
+        with pytest.raises(TargetError, match=r"into fc1\.weight, fc1\.bias: sharded"):
+            ckptdoctor.load_into(model, path)
+        assert torch.equal(model.fc0.weight, before)
+
     @pytest.mark.usefixtures("process_group")
     @pytest.mark.parametrize("wrap", WRAPPERS)
     @pytest.mark.parametrize("file_prefix", ["", "module.", "module._orig_mod.", "net."])

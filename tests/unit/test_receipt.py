@@ -163,6 +163,8 @@ def without(*way: str) -> Callable[[dict[str, Any]], None]:
         (in_part("tensors", tied_to=1), "tensors[0]/tied_to"),
         (in_part("tensors", tied_to="nowhere"), "nowhere"),
         (in_part("tensors", key="module.c"), "module.c"),
+        (in_part("tensors", target="c"), "the target 'c' stands in it 2 times"),
+        (changed(random=["a"]), "the target 'a' stands in it 2 times"),
     ],
 )
 def test_a_field_that_is_missing_or_of_a_wrong_kind_is_named(
