@@ -163,7 +163,8 @@ def test_nothing_gets_too_long(name: str) -> None:
     assert max((node.end_lineno for node in ast.walk(tree) if hasattr(node, "end_lineno")), default=0) <= 300
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno - node.lineno < 50, f"{name}:{node.lineno} {node.name}"
+            lines = node.end_lineno - node.body[0].lineno  # a signature may list one option a line
+            assert lines < 50, f"{name}:{node.lineno} {node.name}"
 
 
 @modules

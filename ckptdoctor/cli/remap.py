@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -21,35 +20,45 @@ from ckptdoctor.cli.options import (
 )
 from ckptdoctor.cli.output import check_options, publish
 from ckptdoctor.cli.progress import byte_progress
+from ckptdoctor.cli.shown import next_command
+from ckptdoctor.config import Config
 from ckptdoctor.errors import UsageError
 from ckptdoctor.execution import execute
 from ckptdoctor.files import check_output
 from ckptdoctor.formats.base import WriteOptions
+from ckptdoctor.plan import Plan
 from ckptdoctor.policy import evaluate
+from ckptdoctor.receipt import Receipt
 from ckptdoctor.reports.comparison import Comparison
+
+
+class WriteChoices(NamedTuple):
+    """What is written, and where."""
+
+    out: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT", help="The checkpoint to write.")] = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and write nothing.")] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False
+    unwrap: Annotated[bool, typer.Option("--unwrap", help="Write the keys without wrapper segments.")] = False
+    optimizer: Annotated[str, typer.Option("--optimizer", metavar="WHAT", help="Optimizer states: keep or drop.")] = (
+        "keep"
+    )
+    fill: Annotated[
+        str,
+        typer.Option("--fill", metavar="WHAT", help="What stays random: none (left out) or init (the constructor's)."),
+    ] = "none"
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="The seed of --fill init.")] = 0
+    no_digests: Annotated[bool, typer.Option("--no-digests", help="No sha256 of tensors in the receipt.")] = False
 
 
 def remap(
     source: Source,
     target: Target = None,
     *,
-    out: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT", help="The checkpoint to write.")] = None,
+    write: WriteChoices,
     maps: MapOptions,
     policy: PolicyOptions,
     source_options: SourceOptions,
     target_options: TargetOptions,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and write nothing.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
-    unwrap: Annotated[bool, typer.Option("--unwrap", help="Write the keys without wrapper segments.")] = False,
-    optimizer: Annotated[
-        str, typer.Option("--optimizer", metavar="WHAT", help="Optimizer states: keep or drop.")
-    ] = "keep",
-    fill: Annotated[
-        str,
-        typer.Option("--fill", metavar="WHAT", help="What stays random: none (leave out) or init (the constructor's)."),
-    ] = "none",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="The seed of --fill init.")] = 0,
-    no_digests: Annotated[bool, typer.Option("--no-digests", help="No sha256 of tensors in the receipt.")] = False,
     output: OutputOptions,
 ) -> int:
     """Apply a map and write the remapped checkpoint, with a receipt beside it.
@@ -58,37 +67,46 @@ def remap(
     status 1, and nothing is written.
     """
     check_options(output)
-    if out is None and not dry_run:
-        raise UsageError("remap needs --output", hint="add -o OUT, or --dry-run to see what would be done")
-    if optimizer not in ("keep", "drop"):
-        raise UsageError(f"--optimizer {optimizer}: choose from keep, drop")
-    if fill not in ("none", "init"):
-        raise UsageError(f"--fill {fill}: choose from none, init")
-    if out is not None and not dry_run:
-        check_output(out, overwrite=overwrite)
+    _check(write)
     config = project_config()
     rules = policy_of(policy, config, always=("mismatched", "unexpected"))
     request = Request(source, target, source_options, target_options, maps)
     plan = request.plan(config)
     verdict = evaluate(plan, rules)
-    if dry_run or not verdict.passed or out is None:
+    if write.dry_run or not verdict.passed or write.out is None:
         status = 0 if verdict.passed else 1
         step = None if verdict.passed else "nothing was written: mend the map, declare it (fresh, drop), or allow it"
         publish(Comparison("remap", plan, verdict, status, output.every_key), output, next_step=step)
         return status
-    values = initial_fill(request, config, seed) if fill == "init" else None
-    options = WriteOptions(digests=not no_digests, drop_optimizer=optimizer == "drop")
+    receipt = _written(plan, write.out, write, request, config, quiet=output.quiet)
+    publish(receipt, output, next_step=next_command("verify", str(write.out), target))
+    return 0
+
+
+def _check(write: WriteChoices) -> None:
+    """Refuse what cannot be done before any work is done."""
+    if write.optimizer not in ("keep", "drop"):
+        raise UsageError(f"--optimizer {write.optimizer}: choose from keep, drop")
+    if write.fill not in ("none", "init"):
+        raise UsageError(f"--fill {write.fill}: choose from none, init")
+    if write.dry_run:
+        return
+    if write.out is None:
+        raise UsageError("remap needs --output", hint="add -o OUT, or --dry-run to see what would be done")
+    check_output(write.out, overwrite=write.overwrite)
+
+
+def _written(plan: Plan, out: Path, write: WriteChoices, request: Request, config: Config, *, quiet: bool) -> Receipt:
+    fill = initial_fill(request, config, write.seed) if write.fill == "init" else None
+    options = WriteOptions(digests=not write.no_digests, drop_optimizer=write.optimizer == "drop")
     total = plan.source.nbytes if options.drop_optimizer else plan.source.origin.nbytes
-    with byte_progress(total, "writing", wanted=not output.quiet) as observers:
-        receipt = execute(
+    with byte_progress(total, "writing", wanted=not quiet) as observers:
+        return execute(
             plan,
             out,
-            overwrite=overwrite,
-            unwrap=unwrap,
+            overwrite=write.overwrite,
+            unwrap=write.unwrap,
             options=options._replace(observers=observers),
-            fill=values,
+            fill=fill,
             command=sys.argv[1:],
         )
-    words = " ".join(shlex.quote(word) for word in (str(out), target) if word is not None)
-    publish(receipt, output, next_step=f"ckptdoctor gate {words}")
-    return 0

@@ -17,16 +17,20 @@ def shown_keys(plan: Plan, options: MatchOptions) -> frozenset[str] | None:
     return frozenset(key for key in keys if matches_any(patterns, key))
 
 
-def next_after_diff(plan: Plan, source: str, target: str | None) -> str | None:
-    """What one would do after a diff."""
+def next_command(name: str, *words: str | None) -> str:
+    """A command line of ours, quoted for a shell; words that are None are left out."""
     import shlex
 
-    words = " ".join(shlex.quote(word) for word in (source, target) if word is not None)
+    return " ".join(["ckptdoctor", name, *(shlex.quote(word) for word in words if word is not None)])
+
+
+def next_after_diff(plan: Plan, source: str, target: str | None) -> str | None:
+    """What one would do after a diff."""
     if not plan.has_target:
         return None
     if any(step.status in ("missing", "mismatched") for step in plan.steps):
-        return f"say in a map what belongs together, then: ckptdoctor diff {words} --map MAP.yaml"
+        return f"say in a map what belongs together, then: {next_command('diff', source, target)} --map MAP.yaml"
     if plan.maps:
-        maps = " ".join(f"-m {shlex.quote(key_map.path)}" for key_map in plan.maps)
-        return f"ckptdoctor remap {words} {maps} -o OUT"
+        maps = (word for key_map in plan.maps for word in ("-m", key_map.path))
+        return f"{next_command('remap', source, target, *maps)} -o OUT"
     return None

@@ -16,6 +16,13 @@ class _Kind(NamedTuple):
     advice: str
 
 
+class FoundFailure(NamedTuple):
+    """The kind of a failure, and where in the text it stands."""
+
+    kind: str
+    start: int
+
+
 _RESTART = "start the job again: the checkpoint was not to blame"
 _TABLE = {
     "refused state dict": (r"Error\(s\) in loading state_dict", ""),
@@ -49,9 +56,10 @@ WORDS = tuple(
 """One of these stands in every line that a pattern fits: most lines are passed over with that."""
 
 
-def kind_of(text: str) -> str | None:
-    """The kind of failure that a line tells of."""
-    return next((kind.name for kind in _KINDS if kind.pattern.search(text)), None)
+def find_failure(text: str) -> FoundFailure | None:
+    """The failure that a line tells of."""
+    matches = ((kind.name, kind.pattern.search(text)) for kind in _KINDS)
+    return next((FoundFailure(name, match.start()) for name, match in matches if match is not None), None)
 
 
 def advice_for(name: str) -> str:

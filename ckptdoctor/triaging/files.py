@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ckptdoctor.triaging.gathering import Gatherer
 from ckptdoctor.triaging.lines import CHUNK, Segment, Splitter
-from ckptdoctor.triaging.metric import TextFinder
+from ckptdoctor.triaging.plainlog import TextFinder
 from ckptdoctor.triaging.sights import Finder
 from ckptdoctor.triaging.tables import CsvFinder
 from ckptdoctor.triaging.types import LogError, Reading
@@ -63,7 +63,8 @@ class Parser:
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes."""
-        for segment in self._splitter.feed(chunk):
+        segments = self._splitter.skip if self._finder.is_dull(chunk) else self._splitter.feed
+        for segment in segments(chunk):
             self._take(segment)
 
     def end(self, *, growing: bool) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 CHUNK = 1 << 18
 LONGEST = 1 << 14
+_BREAK = re.compile(rb"[\r\n]")
 _PIECE = re.compile(rb"([^\r\n]*)([\r\n]?)")
 
 
@@ -41,6 +42,16 @@ class Splitter:
                     yield Segment(self.line, self._kept)
                     self._kept = b""
                 self.line += end == b"\n"
+
+    def skip(self, chunk: bytes) -> Iterator[Segment]:
+        """Of a chunk in which nothing matters, the segment that began before it; lines are counted."""
+        found = _BREAK.search(chunk)
+        at = found.end() if found else len(chunk)
+        yield from self.feed(chunk[:at])
+        self.line += chunk.count(b"\n", at)
+        last = max(chunk.rfind(b"\n"), chunk.rfind(b"\r")) + 1
+        if at < len(chunk):
+            self._kept = chunk[last:][:LONGEST]
 
     def rest(self) -> Segment | None:
         """What stands after the last break, if anything does; it stays there for the next chunk."""

@@ -8,7 +8,6 @@ from typing import NamedTuple, Protocol
 from ckptdoctor.triaging.lines import Segment
 from ckptdoctor.triaging.types import Failure, Form, Observation
 
-NUMBER = r"[-+]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|(?i:nan|inf(?:inity)?))"
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _SHOWN = 120
 _BEFORE = 80
@@ -35,6 +34,9 @@ class Sight(NamedTuple):
 
 class Finder(Protocol):
     """Looks at the segments of a log in order."""
+
+    def is_dull(self, chunk: bytes) -> bool:
+        """Whether none of the segments that lie in a chunk can show anything."""
 
     def look(self, segment: Segment) -> Sight | None:
         """What there is to see, if there is anything."""

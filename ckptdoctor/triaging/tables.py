@@ -19,6 +19,10 @@ class CsvFinder:
         self._metric = metric
         self._columns: list[str] = []
 
+    def is_dull(self, chunk: bytes) -> bool:
+        """A row has to be parsed to know."""
+        return False
+
     def look(self, segment: Segment) -> Sight | None:
         """A row's value, or the names of a header."""
         text = segment.raw.decode("utf-8", "replace").removeprefix("\ufeff")

@@ -240,9 +240,9 @@ class TestWhatDoesNotFitTheTarget:
     def test_many_unknown_keys_of_a_rule_are_one_problem_and_take_no_time(self) -> None:
         source = manifest(" ".join(f"blocks.{i}.attention.w{j}" for i in range(300) for j in range(10)))
         target = manifest(" ".join(f"layers.{i}.attn.w{j}" for i in range(300) for j in range(10)))
-        start = time.perf_counter()
+        start = time.process_time()
         caught = error(UnknownTargetKey, source, target, key_map(("blocks.{i}.{*p}", "layers.{i}.{*p}")))
-        assert time.perf_counter() - start < 5, "a near key for each of them took minutes"
+        assert time.process_time() - start < 5, "a near key for each of them took minutes"
         assert caught.message.endswith("w0 (made of blocks.0.attention.w0), nor 2,999 other keys that the rule makes")
         assert len(caught.keys) == 3000
 
