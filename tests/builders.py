@@ -100,6 +100,7 @@ class Record:
     local_name: str | None = None
     local_size: int | None = None
     local_crc: int | None = None
+    local_extra: int = 0
     at: int | None = None
     gap: bytes = b""
 
@@ -123,7 +124,7 @@ def zip_bytes(
         out += record.gap
         at = len(out) if record.at is None else record.at
         if record.at is None:
-            fields = (0, record.flags, method, 0, 0, local_crc, packed, local_size, len(local), 0)
+            fields = (0, record.flags, method, 0, 0, local_crc, packed, local_size, len(local), record.local_extra)
             out += struct.pack("<4s5H3I2H", b"PK\x03\x04", *fields) + local + raw
         fields = (0, 0, record.flags, method, 0, 0, crc, packed, size, len(name), 0, 0, 0, 0, 0, at)
         directory += struct.pack("<4s6H3I5H2I", b"PK\x01\x02", *fields) + name

@@ -106,7 +106,11 @@ def _check_envelope(options: WriteOptions, source: OpenSource, writer: Writer) -
 
 def _check_optimizer(plan: Plan, source: OpenSource, options: WriteOptions) -> None:
     """Optimizer states are kept by position: they are right only if no parameter was added, removed or reordered."""
-    if options.drop_optimizer or not source.envelope.source.has_optimizer() or keeps_parameter_order(plan):
+    if (
+        options.drop_optimizer
+        or not source.envelope.source.has_optimizer(source.envelope.place)
+        or keeps_parameter_order(plan)
+    ):
         return
     raise CheckpointError(
         f"{source.envelope.source.path} holds optimizer states, which belong to its parameters in their order; "

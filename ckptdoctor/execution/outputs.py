@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.formats.base import OutputTensor, StoredTensor
 from ckptdoctor.model import Manifest
-from ckptdoctor.plan import Plan, Step, Take
+from ckptdoctor.plan import Plan, Step, Take, ops_of
 from ckptdoctor.source import OpenSource
 from ckptdoctor.wrappers import rewrapped
 
@@ -74,7 +74,8 @@ def _memory(source: Manifest, step: Step) -> str:
         return "filled " + (step.target.tied_to or step.target.key)
     if isinstance(step.expression, Take):
         return "source " + (source[step.expression.key].tied_to or step.expression.key)
-    return "computed " + step.target.key
+    ops = " ".join(op.describe() for op in ops_of(step.expression))
+    return " ".join(["computed", ops, *(source[key].tied_to or key for key in step.sources)])
 
 
 def _computed(step: Step, plan: Plan, stored: Mapping[str, StoredTensor], source: OpenSource) -> bytes:

@@ -128,8 +128,8 @@ class Checkpoint(ABC):
         """Keys at a place whose values are no dense tensors (`_extra_state`, sparse tensors, ...)."""
         return []
 
-    def has_optimizer(self) -> bool:
-        """Whether optimizer states lie beside the weights."""
+    def has_optimizer(self, place: Place) -> bool:
+        """Whether optimizer states lie beside the weights at a place."""
         return False
 
     def __enter__(self) -> Checkpoint:

@@ -67,16 +67,35 @@ class TensorGraph:
         pairs = mapping_pairs(self.nodes[place]) or []
         return [_name_of(key) for key, value in pairs if not self.is_weight(key, value)]
 
-    def has_optimizer(self) -> bool:
-        """Whether the root names optimizer states that are not empty."""
-        pairs = mapping_pairs(self.pickle.root) or []
-        return any(key in OPTIMIZER_KEYS and (not isinstance(value, list) or value) for key, value in pairs)
+    def around(self, place: Way) -> list[Node]:
+        """The mappings around a place, from the root inwards; none around the root."""
+        found, node = [], self.pickle.root
+        for name in place:
+            if mapping_pairs(node) is not None:
+                found.append(node)
+            node = child(node, name)
+        return found
+
+    def has_optimizer(self, place: Way) -> bool:
+        """Whether optimizer states that are not empty stand in a mapping around the weights at a place."""
+        return any(
+            isinstance(key, str) and key in OPTIMIZER_KEYS and (not isinstance(value, list) or bool(value))
+            for mapping in self.around(place)
+            for key, value in mapping_pairs(mapping) or []
+        )
 
     @property
     def free_storage(self) -> str:
         """The first name, counting up, that no storage has and none behind it."""
         numbers = (int(key) for key in self.storages if key.isdecimal() and len(key) < 20)
         return str(1 + max(numbers, default=-1))
+
+
+def child(node: Node, name: str) -> Node:
+    """What stands under a name in a mapping, or at a number in a list; the names of a place are known to be there."""
+    pairs = list(enumerate(node)) if isinstance(node, list | tuple) else mapping_pairs(node) or []
+    number = int(name) if name.isdecimal() and len(name) < 20 else None
+    return next(value for key, value in pairs if isinstance(key, str | int) and key in (name, number))
 
 
 def checked_views(pickle: Pickle) -> dict[int, TensorView]:

@@ -22,6 +22,8 @@ RENDERERS: Table[Renderer] = Table(
 PAGES: Mapping[str, str] = {
     "Comparison": "ckptdoctor.reports.comparison:comparison_page",
     "Inspection": "ckptdoctor.reports.inspection:inspection_page",
+    "Plan": "ckptdoctor.reports.comparison:plan_page",
+    "Verdict": "ckptdoctor.reports.comparison:verdict_page",
     "Receipt": "ckptdoctor.reports.writing:receipt_page",
     "Verification": "ckptdoctor.reports.verification:verification_page",
     "Triage": "ckptdoctor.reports.triage:triage_page",

@@ -99,6 +99,16 @@ def comparison_page(comparison: Comparison) -> Page:
     )
 
 
+def plan_page(plan: Plan) -> Page:
+    """A plan by itself, as a diff shows it."""
+    return comparison_page(Comparison("diff", plan))
+
+
+def verdict_page(verdict: Verdict) -> Page:
+    """A verdict by itself, as a gate shows it."""
+    return comparison_page(Comparison("gate", verdict.plan, verdict, 0 if verdict.passed else 1))
+
+
 def _data(comparison: Comparison) -> dict[str, Any]:
     from ckptdoctor.reports.data import comparison_data
 

@@ -130,6 +130,8 @@ def results(names: list[str]) -> dict[str, Any]:
         "diff without a target": comparison(names, target=False),
         "gate, failed": comparison(names, judged=strict),
         "gate, passed": comparison(names, judged={"max_random": "100%"}),
+        "a plan": comparison(names).plan,
+        "a verdict": comparison(names, judged=strict).verdict,
         "inspect": Inspection(manifest(names), facts=(f"a fact {names[0]}",)),
         "inspect a target": Inspection(manifest(names, kind="buffer"), is_target=True, every_key=True),
         "written": receipt(names),
@@ -187,6 +189,12 @@ class TestEveryKind:
     def test_takes_plain_pages(self, kind: str) -> None:
         text = render(Page("title", "All is said.", lambda: {"said": "All is said."}), kind, width=40)
         assert "All is said." in text
+
+
+@every_kind
+def test_plans_and_verdicts_are_shown_as_by_diff_and_gate(kind: str) -> None:
+    assert render(RESULTS["a plan"], kind) == render(RESULTS["diff"], kind)
+    assert render(RESULTS["a verdict"], kind) == render(RESULTS["gate, failed"], kind)
 
 
 def test_an_unknown_kind_is_a_usage_error() -> None:

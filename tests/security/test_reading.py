@@ -366,6 +366,7 @@ def without(name: str) -> bytes:
 LYING = {
     "a storage larger than its record": torch_with(b.tensor(b.storage(numel=5), shape=(5,))),
     "a storage smaller than its record": torch_with(b.tensor(b.storage(numel=3), shape=(3,))),
+    "a record one byte short": torch_with(b.tensor(), storages={"0": bytes(15)}),
     "a storage without a record": torch_with(b.tensor(b.storage("1"))),
     "a storage of 2^62 elements": torch_with(b.tensor(b.storage(numel=1 << 62))),
     "a storage of 2^70 elements": torch_with(b.tensor(b.storage(numel=1 << 70))),
@@ -430,6 +431,7 @@ def beside_w(*opcodes: bytes) -> bytes:
 ODD = {
     "a byte order that is not said": (without("byteorder"), ["w"]),
     "version 10": (torch_with(b.tensor(), version=b"10"), ["t0"]),
+    "a record a few bytes longer": (torch_with(b.tensor(), storages={"0": bytes(19)}), ["t0"]),
     "a storage that nobody names": (torch_with(b.tensor(), storages={"0": bytes(16), "9": bytes(7)}), ["t0"]),
     "a storage of 5,000 digits": (
         torch_with(b.tensor(b.storage("9" * 5000)), storages={"9" * 5000: bytes(16)}),

@@ -204,6 +204,7 @@ BAD = {
     "a storage with two sizes": b.zip_bytes(records(packed=12)),
     "a compressed storage that says it is stored": b.zip_bytes(records(deflate=True, method=0)),
     "a record that reaches into the next": b.zip_bytes(records(size=400, packed=400)),
+    "an extra field that reaches into the next": b.zip_bytes(records(local_extra=30)),
     "two entries for one record": b.zip_bytes([*records(), Record("archive/data/1", bytes(16), at=0)]),
     "an entry in the directory": b.zip_bytes([*records(), Record("archive/data/1", b"", at=400)]),
     "an entry far away": b.zip_bytes([*records(), Record("archive/data/1", b"", at=0xFFFFFFFE)]),
@@ -228,6 +229,12 @@ FINE = {
     "a deflated pickle": b.zip_bytes([replace(record, deflate=record.name.endswith("pkl")) for record in records()]),
     "no checksums": b.zip_bytes([replace(record, crc=0, local_crc=0) for record in records()]),
 }
+
+
+def test_records_that_overlap_are_refused_before_any_is_read(tmp_path):
+    for name in ("a record that reaches into the next", "two entries for one record", "an entry in the directory"):
+        with pytest.raises(ArchiveError, match="reaches into the next"):
+            opened(tmp_path / "f", BAD[name])
 
 
 @pytest.mark.parametrize("name", FINE)
@@ -316,6 +323,8 @@ ZIP64 = {
     "no end record where the locator says": (lambda at: at + 56 + 8, struct.pack("<Q", 3)),
     "an end record of another kind": (lambda at: at, b"PK\x06\x05"),
     "a directory beyond the file": (lambda at: at + 48, struct.pack("<Q", 1 << 60)),
+    "another count in the small end record": (lambda at: at + 56 + 20 + 10, struct.pack("<H", 3)),
+    "another start in the small end record": (lambda at: at + 56 + 20 + 16, struct.pack("<I", 3)),
 }
 
 
@@ -327,6 +336,13 @@ def test_zip64_records_that_disagree_are_refused(tmp_path, name):
     data[at : at + len(value)] = value
     with pytest.raises((ArchiveError, CorruptCheckpoint)):
         opened(tmp_path / "f", bytes(data))
+
+
+def test_bytes_between_the_end_records_are_refused(tmp_path):
+    data = torch_bytes()
+    at = end64(data) + 56
+    with pytest.raises(ArchiveError, match="not where its locator says"):
+        opened(tmp_path / "f", data[:at] + b"unexpected" + data[at:])
 
 
 def test_zip64_fields_hold_what_the_small_ones_cannot(tmp_path):

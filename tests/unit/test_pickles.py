@@ -309,10 +309,11 @@ def torch_objects() -> dict[str, Any]:
         "awkward": {**b.awkward_tensors(), **b.awkward_parameters()},
         "others": {"sets": sets, "loop": loop, "optimizer": torch.optim.Adam(torch.nn.Linear(2, 2).parameters())},
         "many": {f"layer.{i}.{i % 7}": i for i in range(2001)},
+        "many, ordered": collections.OrderedDict((f"layer.{i}", i) for i in range(2001)),
     }
 
 
-@pytest.mark.parametrize("name", ["plain", "lightning", "awkward", "others", "many"])
+@pytest.mark.parametrize("name", ["plain", "lightning", "awkward", "others", "many", "many, ordered"])
 def test_a_torch_pickle_is_emitted_as_torch_wrote_it(name):
     data = data_pkl(torch_objects()[name])
     assert emit(parse(data).root) == data

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptdoctor.errors import PlanError
-from ckptdoctor.formats.torch.reader import OPTIMIZER_KEYS
+from ckptdoctor.pickles.contents import OPTIMIZER_KEYS, TensorGraph, Way
 from ckptdoctor.pickles.nodes import CallNode, DictNode, Node, mapping_pairs, with_pairs
 from ckptdoctor.text import did_you_mean, listing
 
@@ -47,21 +47,23 @@ def drop_optimizer(root: Node, replacements: Replacements) -> None:
     replacements.put(root, with_pairs(root, pairs))
 
 
-def edit_envelope(root: Node, weights: Node, edit: EnvelopeEdit, replacements: Replacements) -> None:
+def edit_envelope(source: TensorGraph, place: Way, edit: EnvelopeEdit, replacements: Replacements) -> None:
     """Carry out one edit of a map's `envelope`; raises PlanError where its path leads nowhere or to no plain value."""
-    parent = root
+    depth = min(len(place), len(edit.path))
+    if edit.path[:depth] == place[:depth]:
+        hint = "rules, fresh and drop speak of weights"
+        raise _wrong(edit, f"{_text(edit)} is at, above or among the weights ({'/'.join(place) or 'the root'})", hint)
+    parent = source.pickle.root
     for depth, name in enumerate(edit.path[:-1]):
         parent = _child(parent, name, edit, depth, replacements)
     name = edit.path[-1]
     pairs = _pairs(parent, edit, len(edit.path) - 1, replacements)
-    keys = [key for key, _ in pairs]
+    keys = [key for key, _ in pairs if isinstance(key, str)]
     if edit.action != "add" and name not in keys:
         raise _nowhere(edit, len(edit.path) - 1, keys)
     if edit.action == "add" and name in keys:
         raise _wrong(edit, f"{_text(edit)} is there already", "use set to change it")
-    old = dict(pairs).get(name) if name in keys else None
-    if old is weights:
-        raise _wrong(edit, f"{_text(edit)} is where the weights lie", "rules, fresh and drop speak of weights")
+    old = next((value for key, value in pairs if isinstance(key, str) and key == name), None)
     if edit.action == "set" and type(old) not in _PLAIN:
         raise _wrong(
             edit,

@@ -16,8 +16,7 @@ from ckptdoctor.formats.torch.envelope import contents
 from ckptdoctor.formats.torch.reader import TorchCheckpoint, checksum_error, damaged
 from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.machine import PickleError
-from ckptdoctor.pickles.parse import parse
-from ckptdoctor.pickles.tensors import StorageNode, storage_of
+from ckptdoctor.pickles.tensors import StorageNode
 from ckptdoctor.strided import swapped
 from ckptdoctor.text import printable
 
@@ -39,7 +38,6 @@ class TorchWriter(Writer):
                 raise UsageError(message, hint="cast it in a map, or write a safetensors file")
         try:
             content = contents(origin, tensors, options)
-            referred = [storage for storage in map(storage_of, parse(content.pickle).persistent) if storage]
             folder, alignment, records = _frame(origin)
         except (ArchiveError, PickleError) as error:
             raise damaged(origin.source.path, error) from None
@@ -48,7 +46,7 @@ class TorchWriter(Writer):
         storages = _Storages(output, archive, origin, options, tensors, content.new_storages)
         for name, data in records.items():
             if name == "version":  # torch writes the storages before it
-                storages.write({storage.key: storage for storage in referred}.values())
+                storages.write(content.storages)
             archive.record(name, data)
         archive.finish()
         return Written(storages.digests)
