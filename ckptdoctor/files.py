@@ -187,6 +187,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
         errno.EFBIG: "the file system or a limit (ulimit -f) does not take a file this large",
         errno.EROFS: "the file system is read-only: write elsewhere",
         errno.EACCES: "you may not write there: write elsewhere",
+        errno.ENOTDIR: "a part of the path is a file, not a folder",
     }
     return OutputError(f"cannot write {path}: {_reason(error)}", path=path, hint=hints.get(error.errno or 0))
 

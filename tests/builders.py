@@ -157,6 +157,8 @@ def safetensors_bytes(header: Any, data: bytes = b"", *, length: int | None = No
 
 
 def written(path: Path, data: bytes) -> Path:
+    """A new file with this content (ext4 waits for the disk where an old file is cut and written again)."""
+    path.unlink(missing_ok=True)
     path.write_bytes(data)
     return path
 

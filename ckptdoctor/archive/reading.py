@@ -45,7 +45,7 @@ class Archive:
         first = next(iter(self.entries), "")
         self.folder, slash, _ = first.partition("/")
         if not slash:
-            raise ArchiveError("the first entry lies in no folder")
+            raise ArchiveError("its first entry lies in no folder, so torch.save did not write it")
         if not all(name.startswith(self.folder + "/") for name in self.entries):
             raise ArchiveError("the entries lie in more than one top folder")
         folded = {name.casefold() for name in self.entries}

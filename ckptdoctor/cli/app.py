@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from ckptdoctor import __version__
-from ckptdoctor.cli.guard import catch_signals, close_stdout, status_of
+from ckptdoctor.cli.guard import catch_signals, close_stdout, open_streams, status_of
 from ckptdoctor.cli.options import command
 from ckptdoctor.errors import OutputError
 from ckptdoctor.lazy import load
@@ -113,10 +113,8 @@ def _run_app() -> int | None:
 
 def run() -> None:
     """Parse the command line and run; ends in SystemExit."""
+    open_streams()
     catch_signals()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     words = " ".join(sys.argv[1:]).replace("=", " ")
     as_json = any(option in words for option in ("-f json", "-fjson", "--format json"))
     status = status_of(_run_app, as_json=as_json)

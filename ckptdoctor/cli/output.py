@@ -40,8 +40,12 @@ def publish(result: object, options: OutputOptions, *, next_step: str | None = N
     if not options.quiet and to_stdout != ["markdown"]:
         for warning in page.warnings:
             say(f"warning: {printable(warning)}")
-    if next_step and not options.quiet and to_stdout == ["table"]:
-        say(f"next: {next_step}")
+    if options.verbose:
+        for detail in page.details:
+            say(printable(detail))
+    step = next_step or page.next_step
+    if step and not options.quiet and to_stdout == ["table"]:
+        say(f"next: {step}")
 
 
 def write_stdout(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ckptdoctor.cli.guard import say
 from ckptdoctor.cli.options import MatchOptions
 from ckptdoctor.plan import Plan
 
@@ -14,7 +15,10 @@ def shown_keys(plan: Plan, options: MatchOptions) -> frozenset[str] | None:
 
     patterns = [parse_pattern(text) for text in options.match]
     keys = {*plan.source, *plan.target}
-    return frozenset(key for key in keys if matches_any(patterns, key))
+    shown = frozenset(key for key in keys if matches_any(patterns, key))
+    if not shown:
+        say(f"warning: --match {' --match '.join(options.match)} names no key of either side")
+    return shown
 
 
 def next_command(name: str, *words: str | None) -> str:

@@ -112,7 +112,7 @@ def _tie(steps: dict[str, Step]) -> None:
         fresh = next((steps[key] for key in keys if steps[key].status == "fresh"), None)
         for key in keys if len(keys) > 1 else ():
             target = steps[key].target
-            if steps[key].status == "missing" and filled is not None:
+            if steps[key].status in ("missing", "fresh") and filled is not None:
                 steps[key] = Step(target, "tied", given=target, why=f"shares memory with {filled}")
             elif steps[key].status == "missing" and fresh is not None:
                 steps[key] = Step(target, "fresh", rule=fresh.rule, why=fresh.why)

@@ -37,8 +37,8 @@ class Table(NamedTuple):
 class Page(NamedTuple):
     """A result for people and for machines.
 
-    `title` is one line, `facts` are lines below it, `sentence` closes the page and says it all. `warnings` and `next_step`
-    go to stderr on a command line. `data` makes what the JSON report holds.
+    `title` is one line, `facts` are lines below it, `sentence` closes the page and says it all. `warnings`,
+    `next_step`, and `details` where they are asked for, go to stderr on a command line. `data` makes what the JSON report holds.
     """
 
     title: str
@@ -48,6 +48,7 @@ class Page(NamedTuple):
     facts: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     warnings: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
     next_step: str | None = None
 
 

@@ -95,6 +95,7 @@ def comparison_page(comparison: Comparison) -> Page:
         sentence=sentence,
         tone="plain" if verdict is None else "good" if passed else "bad",
         warnings=(*plan.source.origin.notes, *plan.target.origin.notes, *plan.warnings),
+        details=tuple(_details(plan)),
         data=partial(_data, comparison),
     )
 
@@ -107,6 +108,15 @@ def plan_page(plan: Plan) -> Page:
 def verdict_page(verdict: Verdict) -> Page:
     """A verdict by itself, as a gate shows it."""
     return comparison_page(Comparison("gate", verdict.plan, verdict, 0 if verdict.passed else 1))
+
+
+def _details(plan: Plan) -> Iterable[str]:
+    for side, manifest in (("checkpoint", plan.source), ("target", plan.target)):
+        origin = manifest.origin
+        yield f"{side}: {origin.reference}, kind {origin.kind}, fingerprint {manifest.fingerprint[:16]}"
+        yield f"{side}: {manifest.parameters:,} parameters, {manifest.buffers:,} elements of buffers, {manifest.nbytes:,} bytes"
+    for key_map in plan.maps:
+        yield f"map: {key_map.path}, sha256 {key_map.sha256[:16]}: {key_map.description or 'no description'}"
 
 
 def _data(comparison: Comparison) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def inspection_page(inspection: Inspection) -> Page:
         tables=(_table(manifest, inspection.every_key),),
         sentence=_sentence(manifest),
         warnings=manifest.origin.notes,
+        details=(f"fingerprint {manifest.fingerprint}", f"{manifest.nbytes:,} bytes of tensors"),
         data=partial(_data, inspection),
     )
 

@@ -35,7 +35,6 @@ def triage_page(result: Triage) -> Page:
         sentence=f"{result.case}: {_reason(result)}{_failed(result)}",
         tone=_TONES.get(result.case, "bad"),
         warnings=result.notes,
-        next_step=result.next_step,
         data=partial(_data, result),
     )
 

@@ -26,6 +26,8 @@ _COUNTERS = re.compile(r"(?i)\b(epoch|step|iter(?:ation)?)s?\b\W{0,4}([0-9]+(?:\
 _NAMES = re.compile(r"(?<![\w./-])([A-Za-z_][\w.]{0,40}(?:/\w{1,40})?)['\"]?\s?[=:]\s?[-+]?[0-9]*\.[0-9]")
 _LOOKED_AT = 2000
 """Segments at the start of a log that are looked at for rank labels and for names of other metrics."""
+_CHUNK_COUNTS_FOR = 100
+"""A chunk has few segments where these are long, and none at all if it is empty lines."""
 
 
 class TextFinder:
@@ -37,8 +39,9 @@ class TextFinder:
         self._unread = _LOOKED_AT
         self._bar: tuple[bytes, bytes, int] | None = None
 
-    def is_dull(self, chunk: bytes) -> bool:
+    def is_dull(self, chunk: bytes, /) -> bool:
         """Whether nothing in a chunk is of interest."""
+        self._unread -= _CHUNK_COUNTS_FOR
         words = (self._word, *WORDS, *_OTHER_WORDS)
         return self._unread <= 0 and not any(word in chunk for word in words)
 
@@ -83,9 +86,9 @@ class TextFinder:
         return None if sight == Sight() else sight
 
     def _remember_bar(self, segment: Segment, sight: Sight, text: str, written: Written) -> None:
-        alone = written.form == "bar" and written_by_nobody(sight)
+        alone = written.form == "bar" and _of_no_rank(sight) and written.end < len(text)
         token = text[written.start : written.end + 1].encode()
-        self._bar = (token, segment.raw[:8], len(segment.raw)) if alone and len(token) > len(self._word) else None
+        self._bar = (token, segment.raw[:8], len(segment.raw)) if alone else None
 
     def _is_same_bar(self, segment: Segment) -> bool:
         """Whether this is the last bar drawn again; one with a message behind it is longer."""
@@ -96,7 +99,7 @@ class TextFinder:
         return token in raw and raw.startswith(start) and len(raw) < length + 24 and raw.count(self._word) == 1
 
 
-def written_by_nobody(sight: Sight) -> bool:
+def _of_no_rank(sight: Sight) -> bool:
     """Whether a value is not said to be of some rank."""
     return sight.label is None and sight.observation is not None and sight.observation.rank is None
 

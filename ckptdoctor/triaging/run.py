@@ -74,8 +74,8 @@ def _judged(
 
 
 def _nothing_found(path: Path, reading: Reading, metric: str) -> LogError:
-    losses = [name for name in reading.names if "loss" in name.lower() and name != metric]
-    others = losses or list(reading.names)
+    names = [name for name in reading.names if name != metric]
+    others = [name for name in names if "loss" in name.lower()] or names
     hint = did_you_mean(metric, others) or (f"it has {listing(others)}: name one with --metric" if others else None)
     return LogError(f"no {metric} in {path}", path=path, hint=hint or "wait for the first validation: --follow")
 

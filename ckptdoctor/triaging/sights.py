@@ -35,7 +35,7 @@ class Sight(NamedTuple):
 class Finder(Protocol):
     """Looks at the segments of a log in order."""
 
-    def is_dull(self, chunk: bytes) -> bool:
+    def is_dull(self, chunk: bytes, /) -> bool:
         """Whether none of the segments that lie in a chunk can show anything."""
 
     def look(self, segment: Segment) -> Sight | None:

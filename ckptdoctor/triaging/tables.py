@@ -19,7 +19,7 @@ class CsvFinder:
         self._metric = metric
         self._columns: list[str] = []
 
-    def is_dull(self, chunk: bytes) -> bool:
+    def is_dull(self, _: bytes, /) -> bool:
         """A row has to be parsed to know."""
         return False
 

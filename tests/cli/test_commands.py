@@ -402,13 +402,21 @@ class TestTerminalsAndPipes:
         assert "No space left on device" in done.stderr
         assert "defect" not in done.stderr
 
-    @pytest.mark.xfail(strict=True, reason="sys.stdout is None then: a traceback, and the status of a finding")
+    def test_verbose_says_more_on_stderr_and_nothing_else_on_stdout(self, cli: Cli) -> None:
+        plain, verbose = cli("diff source.ckpt same.json"), cli("diff source.ckpt same.json -v")
+        assert verbose.stdout == plain.stdout
+        assert "fingerprint" in verbose.stderr
+        assert "fingerprint" not in plain.stderr
+
+    def test_a_match_that_names_nothing_is_said(self, cli: Cli) -> None:
+        done = cli("diff source.ckpt same.json --match nothing.{p}")
+        assert (done.status, "--match nothing.{p} names no key" in done.stderr) == (0, True)
+
     def test_a_closed_stdout_is_no_finding(self, cli: Cli) -> None:
         done = cli("diff source.ckpt same.json", preexec_fn=lambda: os.close(1))
         assert done.status in (0, 2)
         assert "Traceback" not in done.stderr
 
-    @pytest.mark.xfail(strict=True, reason="sys.stderr is None then, and print takes that for stdout")
     def test_a_closed_stderr_does_not_send_its_lines_to_stdout(self, cli: Cli) -> None:
         done = cli("diff source.ckpt target.json", preexec_fn=lambda: os.close(2))
         assert done == Done(0, cli("diff source.ckpt target.json").stdout, "")

@@ -35,7 +35,7 @@ def gathered(path: Path, tensor: Any, *, start: int = 3, big_endian: bool = Fals
     layout, raw = layout_of(tensor), storage_bytes(tensor)
     if big_endian:
         raw = swapped(raw, layout.dtype.itemsize // (2 if layout.dtype.family == "complex" else 1))
-    path.write_bytes(b"\xee" * start + raw + b"\xee")
+    b.written(path, b"\xee" * start + raw + b"\xee")
     with SourceFile(path) as source:
         return b"".join(gather(source, start, len(raw), layout, big_endian=big_endian))
 

@@ -115,6 +115,8 @@ class TorchReader(Reader):
 def damaged(path: Path, error: Exception) -> CorruptCheckpoint:
     """The error to raise for something in a torch file that breaks the rules."""
     hint = TRUNCATED if "truncated" in str(error) else None
+    if "did not write it" in str(error):
+        hint = "is it an archive that has to be unpacked first?"
     return CorruptCheckpoint(f"{path} is a damaged torch file: {error}", path=path, hint=hint)
 
 
