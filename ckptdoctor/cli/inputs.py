@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptdoctor.cli.options import MapOptions, PolicyOptions, SourceOptions, TargetOptions
 from ckptdoctor.config import Config, find_config
@@ -56,9 +56,18 @@ def key_maps(options: MapOptions, config: Config) -> list[KeyMap]:
     return [load_map(path) for path in paths]
 
 
-def target_manifest(reference: str | None, options: TargetOptions, config: Config) -> Manifest | None:
-    """The target that is named, else the project's, else none."""
-    from ckptdoctor.targets import parse_target_args, resolve_target
+class ChosenTarget(NamedTuple):
+    """A target with everything that building it needs."""
+
+    reference: str | None
+    config: Path | None
+    arguments: Mapping[str, Any]
+    search_path: Path
+
+
+def chosen_target(reference: str | None, options: TargetOptions, config: Config) -> ChosenTarget | None:
+    """The target that is named, else the project's, else none. A named one takes nothing from the project's."""
+    from ckptdoctor.targets import parse_target_args
 
     arguments = parse_target_args(options.target_arg or [])
     if options.no_target:
@@ -66,31 +75,42 @@ def target_manifest(reference: str | None, options: TargetOptions, config: Confi
             raise UsageError("a target and --no-target contradict each other")
         return None
     if reference is not None:
-        return resolve_target(reference, config=options.target_config, arguments=arguments, search_path=config.folder)
+        return ChosenTarget(reference, options.target_config, arguments, config.folder)
     if config.target is None and options.target_config is None:
         if arguments:
             raise UsageError("--target-arg without a target", hint="name the target: pkg.mod:Name")
         return None
     settings = options.target_config or config.target_config
+    return ChosenTarget(config.target, settings, {**config.target_args, **arguments}, config.folder)
+
+
+def target_manifest(reference: str | None, options: TargetOptions, config: Config) -> Manifest | None:
+    """The manifest of the target that is chosen, if there is one."""
+    chosen = chosen_target(reference, options, config)
+    if chosen is None:
+        return None
+    from ckptdoctor.targets import resolve_target
+
     return resolve_target(
-        config.target, config=settings, arguments={**config.target_args, **arguments}, search_path=config.folder
+        chosen.reference, config=chosen.config, arguments=chosen.arguments, search_path=chosen.search_path
     )
 
 
 def initial_fill(request: Request, config: Config, seed: int) -> Fill:
     """Values for what stays random: the target's own initialisation, with a seed."""
     from ckptdoctor.execution.outputs import Fill
-    from ckptdoctor.targets import initial_values, parse_target_args
+    from ckptdoctor.targets import initial_values
 
-    options = request.target_options
-    arguments = parse_target_args(options.target_arg or [])
-    settings = options.target_config
-    if request.target is None:
-        settings, arguments = settings or config.target_config, {**config.target_args, **arguments}
-    reference = request.target or config.target
-    if reference is None:
+    chosen = chosen_target(request.target, request.target_options, config)
+    if chosen is None or chosen.reference is None:
         raise UsageError("--fill init needs a target to initialise", hint="name a model: pkg.mod:Name")
-    values = initial_values(reference, config=settings, arguments=arguments, search_path=config.folder, seed=seed)
+    values = initial_values(
+        chosen.reference,
+        config=chosen.config,
+        arguments=chosen.arguments,
+        search_path=chosen.search_path,
+        seed=seed,
+    )
     return Fill(values, f"init(seed={seed})")
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ckptdoctor.cli.inputs import project_config
+from ckptdoctor.cli.inputs import chosen_target, project_config
 from ckptdoctor.cli.options import OutputOptions, SourceOptions, Target, TargetOptions
 from ckptdoctor.cli.output import check_options, publish
 from ckptdoctor.cli.progress import byte_progress
 from ckptdoctor.config import Config
-from ckptdoctor.errors import UsageError
 from ckptdoctor.reports.verification import verification_page
 from ckptdoctor.verification import Verification
 from ckptdoctor.verification import verify as verify_output
@@ -64,30 +62,15 @@ def _segments(options: SourceOptions) -> list[str] | None:
 
 
 def _target(reference: str | None, options: TargetOptions, config: Config) -> dict[str, Any]:
-    """The target that is named, else the project's, else none: as `target_manifest` of inputs.py chooses it."""
-    from ckptdoctor.targets import parse_target_args
-
-    arguments = parse_target_args(options.target_arg or [])
-    if options.no_target:
-        if reference is not None:
-            raise UsageError("a target and --no-target contradict each other")
+    """The target that is chosen, as arguments of `verify`."""
+    chosen = chosen_target(reference, options, config)
+    if chosen is None:
         return {}
-    settings: Path | None = options.target_config
-    if reference is None:
-        if config.target is None and settings is None:
-            if arguments:
-                raise UsageError("--target-arg without a target", hint="name the target: pkg.mod:Name")
-            return {}
-        reference, settings, arguments = (
-            config.target,
-            settings or config.target_config,
-            {**config.target_args, **arguments},
-        )
     return {
-        "target": reference,
-        "target_config": settings,
-        "target_arguments": arguments,
-        "search_path": config.folder,
+        "target": chosen.reference,
+        "target_config": chosen.config,
+        "target_arguments": chosen.arguments,
+        "search_path": chosen.search_path,
     }
 
 

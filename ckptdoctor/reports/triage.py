@@ -12,7 +12,7 @@ from ckptdoctor.text import plural
 
 if TYPE_CHECKING:
     from ckptdoctor.triaging import Observation, Triage
-    from ckptdoctor.triaging.types import Expectation, Failure
+    from ckptdoctor.triaging.types import Expectation, Failure, Thresholds
 
 SCHEMA = "ckptdoctor/triage/1"
 _COLUMNS = (
@@ -35,6 +35,7 @@ def triage_page(result: Triage) -> Page:
         sentence=f"{result.case}: {_reason(result)}{_failed(result)}",
         tone=_TONES.get(result.case, "bad"),
         warnings=result.notes,
+        details=(_limits(result.thresholds),),
         data=partial(_data, result),
     )
 
@@ -84,6 +85,13 @@ def _reason(result: Triage) -> str:
         later = plural(result.following.validations, "later validation")
         return f"{found}, but none of {later} is better by {100 * limits.flat:g}%: the new parameters do not learn"
     return f"{found}, and up to {limits.loaded_up_to:g} is loaded"
+
+
+def _limits(limits: Thresholds) -> str:
+    return (
+        f"loaded: up to {limits.loaded_up_to:g} times the expectation; another architecture: above {limits.other_above:g} "
+        f"times; flat: no improvement of {100 * limits.flat:g}% over {plural(limits.patience, 'validation')} or more"
+    )
 
 
 def _failed(result: Triage) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,11 +46,16 @@ def taken_by(module: nn.Module, side: Side, plan: Plan) -> Outcome:
         with user_code(), _put_back(module):
             result = module.load_state_dict(_renamed(tensors, plan), strict=not absent, assign=True)
     except (Exception, SystemExit) as error:
-        if "assign" in str(error) or "meta" in str(error):  # it is how we load that the model does not bear
+        if _is_about_how(str(error)):
             return Outcome(note=f"not loaded for real: {summary(error)}")
         return Outcome(problems=(Problem(call, printable(f"{type(error).__name__}: {' '.join(str(error).split())}")),))
     missing = [Problem(key, "missing key, says load_state_dict") for key in result.missing_keys if key not in absent]
     return Outcome(call, (*missing, *(Problem(key, "unexpected key") for key in result.unexpected_keys)))
+
+
+def _is_about_how(message: str) -> bool:
+    """Whether it is our way of loading that a model does not bear: tensors without memory, and `assign=True`."""
+    return not message.startswith("Error(s) in loading") and re.search(r"\bmeta\b|\bassign\b", message) is not None
 
 
 def _read(side: Side) -> Mapping[Any, Any]:

@@ -78,6 +78,14 @@ def test_a_crash_says_nothing(job: Path) -> None:
     assert "infrastructure: NCCL on line 2, before any val_loss, which says nothing of the checkpoint" in done.stdout
 
 
+def test_verbose_says_where_the_cases_end(job: Path) -> None:
+    done = run("triage", "good.log", "--expect", "0.3557", "-v", "--flat", "2.5%", cwd=job)
+    assert done.stderr.startswith(
+        "loaded: up to 1.12 times the expectation; another architecture: above 5.6 times; "
+        "flat: no improvement of 2.5% over 5 validations or more\n"
+    )
+
+
 def test_json(job: Path) -> None:
     done = run("triage", "bad.log", "--expect", "0.3557", "-f", "json", cwd=job)
     report: dict[str, Any] = json.loads(done.stdout)
@@ -178,7 +186,7 @@ class TestFollow:
         with subprocess.Popen([sys.executable, "-c", script], cwd=job):
             done = run("triage", "new.log", "--expect", "0.3557", "--follow", "--timeout", "30", cwd=job)
         assert done.status == 0
-        assert "first validation     2  0.361" in done.stdout
+        assert "loaded: the first val_loss (0.361, line 2)" in done.stdout
         assert done.stderr.startswith("waiting for val_loss in new.log (Ctrl-C ends it)\n")
 
     def test_time_runs_out(self, job: Path) -> None:

@@ -355,7 +355,10 @@ def edited(out: Path, change: Callable[[dict[str, Any]], None]) -> None:
     [
         (lambda rows: rows[2].update(key="other"), "1.weight is in the file, and not in the receipt"),
         (lambda rows: rows.pop(1), "first.bias is in the file, and not in the receipt"),
-        (lambda rows: rows.insert(0, rows[0] | {"key": "x", "target": "x"}), "x is in the receipt, and not in the file"),
+        (
+            lambda rows: rows.insert(0, rows[0] | {"key": "x", "target": "x"}),
+            "x is in the receipt, and not in the file",
+        ),
         (lambda rows: rows[2].update(shape=[9]), "1.weight is 9 float32 in the receipt, 3x3 float32 in the file"),
         (lambda rows: rows[1].update(dtype="int32"), "first.bias is 3 int32 in the receipt, 3 float32 in the file"),
     ],
@@ -730,10 +733,21 @@ class Plain(Net):
         return super().load_state_dict(state_dict, strict)
 
 class Stateful(Net):
+    class Part(nn.Module):
+        def get_extra_state(self):
+            return 1
+        def set_extra_state(self, state):
+            pass
+
     def get_extra_state(self):
         return {"version": 3}
     def set_extra_state(self, state):
         assert state == {"version": 3}, state
+
+class Meta(Net):
+    def __init__(self):
+        super().__init__()
+        self.meta = Stateful.Part()
 
 instance = Net()
 a_dict = Net().state_dict()
@@ -868,6 +882,8 @@ def test_entries_that_are_no_tensors_are_handed_on(model: str) -> None:
     weights: Any = b.state_dict(width=3)
     base(weights)
     assert failed(verify(remap(), f"{model}:Stateful")) == {"load"}
+    proof = verify("out.ckpt", f"{model}:Meta")
+    assert "meta._extra_state" in proof["load"].problems[0].text, "a name is no excuse"
     weights["_extra_state"] = {"version": 2}
     torch.save({"state_dict": weights}, "base.ckpt")
     proof = verify(remap("out.ckpt", overwrite=True), f"{model}:Stateful")

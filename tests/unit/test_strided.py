@@ -18,6 +18,8 @@ from tests import builders as b
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf")
+
 
 def layout_of(tensor: Any) -> Layout:
     dtype = DTYPES[str(tensor.dtype).removeprefix("torch.")]
