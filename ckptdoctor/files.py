@@ -164,19 +164,28 @@ def write_text(path: str | os.PathLike[str], text: str, *, overwrite: bool) -> N
 
 
 def rewrite_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a report or a manifest, which may replace an older one, and nothing that is no text.
+    """Write a report, a manifest or a receipt, which may replace an older one of its kind, and nothing else.
 
     Raises OutputError where something else stands there: a checkpoint, or JSON of another kind.
     """
-    final = Path(path)
-    if final.is_file():
-        with final.open("rb") as file:
-            head = file.read(4096)
-        kind = text.encode()[: text.find("/1")] if text.startswith("{") else b""
-        if b"\0" in head or (head and not head.startswith(kind)) or (head.startswith(b"{") and not kind):
-            hint = "give another name, or remove it first"
-            raise OutputError(f"{path} exists, and is not an older file of this kind", path=path, hint=hint)
+    check_rewritable(path, text)
     write_text(path, text, overwrite=True)
+
+
+def check_rewritable(path: str | os.PathLike[str], text: str) -> None:
+    """Raise OutputError if `text`, or a text that begins like it, may not be written to `path`.
+
+    JSON of ours begins with its schema, whose name up to the version says the kind.
+    """
+    final = check_output(path, overwrite=True)
+    if not final.exists():
+        return
+    with final.open("rb") as file:
+        head = file.read(4096)
+    kind = text.encode()[: text.find("/1")] if text.startswith("{") else b""
+    if b"\0" in head or (head and not head.startswith(kind)) or (head.startswith(b"{") and not kind):
+        hint = "give another name, or remove it first"
+        raise OutputError(f"{path} exists, and is not an older file of this kind", path=path, hint=hint)
 
 
 def output_error(path: Path, error: OSError) -> OutputError:

@@ -20,6 +20,8 @@ from ckptdoctor.model import DTYPES
 from ckptdoctor.strictjson import StrictJsonError, loads
 
 SCHEMA = "ckptdoctor/receipt/1"
+RECEIPT_BEGINS = f'{{\n  "schema": "{SCHEMA}"'
+"""How the text of every receipt begins, so that one can be told from what is none."""
 MAX_BYTES = 1 << 28
 
 

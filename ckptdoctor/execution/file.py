@@ -13,11 +13,11 @@ from pathlib import Path
 from ckptdoctor.errors import CheckpointError, CorruptCheckpoint, OutputError, PlanError, UsageError
 from ckptdoctor.execution.outputs import Fill, output_keys, output_tensors
 from ckptdoctor.execution.provenance import make_receipt
-from ckptdoctor.files import OutputFile, check_output, replacing, write_text
+from ckptdoctor.files import OutputFile, check_output, check_rewritable, replacing, rewrite_text
 from ckptdoctor.formats import READERS, writer_for
 from ckptdoctor.formats.base import OutputTensor, WriteOptions, Writer, no_data
 from ckptdoctor.plan import Plan
-from ckptdoctor.receipt import Receipt, receipt_json, receipt_path
+from ckptdoctor.receipt import RECEIPT_BEGINS, Receipt, receipt_json, receipt_path
 from ckptdoctor.source import OpenSource, open_source
 
 
@@ -42,7 +42,7 @@ def execute(
         envelope_edits=tuple(edit for key_map in plan.maps for edit in key_map.envelope)
     )
     final = check_output(output, overwrite=overwrite)
-    check_output(receipt_path(final), overwrite=True)
+    check_rewritable(receipt_path(final), RECEIPT_BEGINS)
     with open_source(plan.source.origin.reference, selected=plan.source.origin.selected) as source:
         _check_source(plan, source, final)
         _check_optimizer(plan, source, options)
@@ -58,8 +58,8 @@ def execute(
     described = {"format": writer.name, "bytes": size}
     receipt = make_receipt(plan, final, tensors, written, command, described, fill)
     for suffix, text in written.sidecars.items():
-        write_text(final.with_name(final.name + suffix), text, overwrite=True)
-    write_text(receipt_path(final), receipt_json(receipt), overwrite=True)
+        rewrite_text(final.with_name(final.name + suffix), text)
+    rewrite_text(receipt_path(final), receipt_json(receipt))
     return receipt
 
 

@@ -49,7 +49,7 @@ def bytes_of(tensor: torch.Tensor) -> bytes:
     """The values of a tensor in row-major order, packed and little-endian."""
     import torch
 
-    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
     return plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
 
 

@@ -265,6 +265,12 @@ class TestOutputs:
         assert run("remap", "good.ckpt", "-o", "new.ckpt", cwd=project).status == 2
         assert not (project / "new.ckpt").exists()
 
+    def test_never_replaces_a_file_that_is_no_receipt(self, project: Path) -> None:
+        (project / "new.ckpt.receipt.json").write_text('{"mine": 1}')
+        refused(run("remap", "good.ckpt", "-o", "new.ckpt", cwd=project), "not an older file of this kind", "another name")
+        assert not (project / "new.ckpt").exists()
+        assert (project / "new.ckpt.receipt.json").read_text() == '{"mine": 1}'
+
     def test_of_a_manifest(self, project: Path) -> None:
         refused(
             run("remap", "target.json", "-o", "out.ckpt", cwd=project),
