@@ -65,7 +65,9 @@ def _wanted(places: Mapping[Place, int], wanted: str) -> Place:
     if place not in places:
         candidates = list(places)
         texts = [place_text(place) for place in sorted(candidates, key=len)]
-        hint = did_you_mean(wanted, texts) or (f"tensors lie at {listing(texts)}" if texts else "it holds no tensors by name")
+        hint = did_you_mean(wanted, texts) or (
+            f"tensors lie at {listing(texts)}" if texts else "it holds no tensors by name"
+        )
         raise SelectionError(f"no tensors at {wanted}", hint=hint, candidates=candidates)
     return place
 

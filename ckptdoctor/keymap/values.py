@@ -142,7 +142,9 @@ def _read_place(node: Node, at: str, log: Log) -> Placed | None:
     return (node.location, path, None) if path else None
 
 
-PLACES: Kind[tuple[Placed, ...]] = Kind("paths with values", {"type": "object", "additionalProperties": True}, _read_places)
+PLACES: Kind[tuple[Placed, ...]] = Kind(
+    "paths with values", {"type": "object", "additionalProperties": True}, _read_places
+)
 PLACE: Kind[Placed] = Kind("a path with slashes", {"type": "string", "minLength": 1}, _read_place)
 
 

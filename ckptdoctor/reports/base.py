@@ -38,7 +38,8 @@ class Page(NamedTuple):
     """A result for people and for machines.
 
     `title` is one line, `facts` are lines below it, `sentence` closes the page and says it all. `warnings`,
-    `next_step`, and `details` where they are asked for, go to stderr on a command line. `data` makes what the JSON report holds.
+    `next_step`, and `details` where they are asked for, go to stderr on a command line. `data` makes what the JSON report
+    holds.
     """
 
     title: str

@@ -267,7 +267,9 @@ class TestOutputs:
 
     def test_never_replaces_a_file_that_is_no_receipt(self, project: Path) -> None:
         (project / "new.ckpt.receipt.json").write_text('{"mine": 1}')
-        refused(run("remap", "good.ckpt", "-o", "new.ckpt", cwd=project), "not an older file of this kind", "another name")
+        refused(
+            run("remap", "good.ckpt", "-o", "new.ckpt", cwd=project), "not an older file of this kind", "another name"
+        )
         assert not (project / "new.ckpt").exists()
         assert (project / "new.ckpt.receipt.json").read_text() == '{"mine": 1}'
 

@@ -1,4 +1,4 @@
-"""The main job, as a user runs it: a Lightning checkpoint of the baseline, TopoFlow's targets, diff, gate, map, remap, start."""
+"""The main job, as a user runs it: a Lightning checkpoint, TopoFlow's targets, diff, gate, map, remap, start."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_project_default_makes_diff_a_whole_command(small_baseline: Path, tmp_
     assert "2 of 40,862 parameters" in result.stdout
 
 
-MEASURE = """
+MEASURE = r"""
 import re, sys
 from ckptdoctor.cli import main
 sys.argv = ["ckptdoctor", *sys.argv[1:]]
@@ -142,5 +142,5 @@ def test_renaming_a_630_mb_lightning_checkpoint_needs_little_memory_and_no_torch
     assert int(peak) < 150
     assert (torch_seen, numpy_seen) == ("False", "False")
     new = torch.load(tmp_path / "new.ckpt", mmap=True, weights_only=True)
-    assert list(new["state_dict"])[0] == "blocks.0.mlp.0.weight"
+    assert next(iter(new["state_dict"])) == "blocks.0.mlp.0.weight"
     assert new["optimizer_states"][0]["param_groups"] == optimizer["param_groups"]

@@ -416,7 +416,13 @@ def test_the_schema_describes_the_language():
 
 
 def test_envelope_edits_know_their_place_and_their_plain_value():
-    text = "ckptdoctor: 1\nenvelope:\n  set: {hyper_parameters/kind: new}\n  add: {a/b: [1, 2.5, true, null]}\n  drop: [callbacks]\n"
+    lines = [
+        "envelope:",
+        "  set: {hyper_parameters/kind: new}",
+        "  add: {a/b: [1, 2.5, true, null]}",
+        "  drop: [callbacks]",
+    ]
+    text = "\n".join(["ckptdoctor: 1", *lines])
     edits = parse_map(text).envelope
     assert [(edit.action, edit.path, edit.value) for edit in edits] == [
         ("set", ("hyper_parameters", "kind"), "new"),
