@@ -17,6 +17,7 @@
       PlanError                     .rule, .keys, .problems (several at once)
         KeyCollision  ShapeError  UnusedRule  UnknownTargetKey  IncompleteGroup  AmbiguousMatch  CountMismatch
       PolicyNotMet                  .verdict, .table: a checkpoint was to be loaded and would fill too little
+      LogError                      .path: a log cannot be read, or holds nothing to judge
       OutputError                   exists, no space, not writable; nothing half-written is left
 
 Errors carry data; the command line makes text and the exit status (2) of them.
@@ -228,6 +229,10 @@ class PolicyNotMet(CkptDoctorError):
         super().__init__(f"{message}\n\n{table}", hint=hint)
         self.verdict = verdict
         self.table = table
+
+
+class LogError(_PathError):
+    """A training log cannot be read, or holds nothing that could be judged."""
 
 
 class OutputError(_PathError):

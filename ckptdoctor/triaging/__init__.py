@@ -8,6 +8,6 @@ failure into the table of `failures`.
 """
 
 from ckptdoctor.triaging.run import triage
-from ckptdoctor.triaging.types import LogError, Observation, Thresholds, Triage
+from ckptdoctor.triaging.types import Observation, Thresholds, Triage
 
-__all__ = ["LogError", "Observation", "Thresholds", "Triage", "triage"]
+__all__ = ["Observation", "Thresholds", "Triage", "triage"]

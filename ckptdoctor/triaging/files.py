@@ -8,12 +8,13 @@ import stat
 from os import PathLike
 from pathlib import Path
 
+from ckptdoctor.errors import LogError
 from ckptdoctor.triaging.gathering import Gatherer
 from ckptdoctor.triaging.lines import CHUNK, Segment, Splitter
 from ckptdoctor.triaging.plainlog import TextFinder
 from ckptdoctor.triaging.sights import Finder
 from ckptdoctor.triaging.tables import CsvFinder
-from ckptdoctor.triaging.types import LogError, Reading
+from ckptdoctor.triaging.types import Reading
 
 _CSV = "metrics.csv"
 

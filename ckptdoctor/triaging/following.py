@@ -13,9 +13,10 @@ from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
 
+from ckptdoctor.errors import LogError
 from ckptdoctor.triaging.files import Parser, find_log, unreadable
 from ckptdoctor.triaging.lines import CHUNK
-from ckptdoctor.triaging.types import LogError, Reading
+from ckptdoctor.triaging.types import Reading
 
 INTERVAL = 0.5
 """Seconds between two looks."""
@@ -33,13 +34,16 @@ def watch(
     while not tail.look():
         left = interval if end is None else min(interval, end - time.monotonic())
         if left <= 0:
-            raise LogError(
-                f"no {metric} in {log} within {timeout:g} seconds" + ("" if tail.path else ": there is no such log"),
-                path=log,
-                hint="wait longer, or name the metric as the log does with --metric",
-            )
+            raise _nothing_seen(log, metric, timeout or 0, there=tail.path is not None)
         time.sleep(left)
     return tail.path or Path(log), tail.parser.gathered.reading()
+
+
+def _nothing_seen(log: str | PathLike[str], metric: str, timeout: float, *, there: bool) -> LogError:
+    message = f"no {metric} in {log} within {timeout:g} seconds"
+    if there:
+        return LogError(message, path=log, hint="wait longer, or name the metric as the log does with --metric")
+    return LogError(f"{message}: there is no such log", path=log, hint="look at the path, or wait longer")
 
 
 class Tail:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from ckptdoctor.errors import UsageError
+from ckptdoctor.errors import LogError, UsageError
 from ckptdoctor.text import did_you_mean, listing
 from ckptdoctor.triaging.expectation import find_expectation
 from ckptdoctor.triaging.files import find_log, read_log
 from ckptdoctor.triaging.following import INTERVAL, watch
 from ckptdoctor.triaging.judging import checked, judge, judge_failures
-from ckptdoctor.triaging.types import Expectation, LogError, Reading, Thresholds, Triage
+from ckptdoctor.triaging.types import Expectation, Reading, Thresholds, Triage
 
 _Path = str | PathLike[str]
 _DEFAULTS = Thresholds()

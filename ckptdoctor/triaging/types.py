@@ -4,23 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike, fspath
 from typing import Literal, NamedTuple, TypeAlias
-
-from ckptdoctor.errors import CkptDoctorError
 
 Case: TypeAlias = Literal["loaded", "loading problem", "another architecture", "flat", "not a number", "infrastructure"]
 Form: TypeAlias = Literal["bar", "line", "table", "checkpoint", "stopping", "csv"]
 """How a value was written: in a progress bar (which repeats it), on a line, in a table of results, in a message of
 ModelCheckpoint or EarlyStopping, or in a row of a CSV file."""
-
-
-class LogError(CkptDoctorError):
-    """A log cannot be read, or holds nothing that could be judged; `.path` says which."""
-
-    def __init__(self, message: str, *, path: str | PathLike[str], hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.path = fspath(path)
 
 
 class Observation(NamedTuple):

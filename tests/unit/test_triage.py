@@ -18,9 +18,16 @@ from hypothesis import strategies as st
 
 import ckptdoctor
 from ckptdoctor import render
-from ckptdoctor.errors import CheckpointNotFound, CkptDoctorError, CorruptCheckpoint, UnknownFormat, UsageError
+from ckptdoctor.errors import (
+    CheckpointNotFound,
+    CkptDoctorError,
+    CorruptCheckpoint,
+    LogError,
+    UnknownFormat,
+    UsageError,
+)
 from ckptdoctor.reports import page_of
-from ckptdoctor.triaging import LogError, Thresholds, Triage, triage
+from ckptdoctor.triaging import Thresholds, Triage, triage
 from ckptdoctor.triaging.expectation import find_expectation, in_name
 from ckptdoctor.triaging.failures import WORDS, find_failure
 from ckptdoctor.triaging.lines import LONGEST, Splitter
