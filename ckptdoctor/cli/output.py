@@ -41,7 +41,7 @@ def publish(result: object, options: OutputOptions, *, next_step: str | None = N
         for warning in page.warnings:
             say(f"warning: {printable(warning)}")
     if options.verbose:
-        for detail in page.details:
+        for detail in page.details():
             say(printable(detail))
     step = next_step or page.next_step
     if step and not options.quiet and to_stdout == ["table"]:

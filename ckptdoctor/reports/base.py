@@ -5,7 +5,7 @@ a new result is a function that makes a page of it."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 Tone: TypeAlias = Literal["plain", "good", "bad", "note"]
@@ -38,8 +38,8 @@ class Page(NamedTuple):
     """A result for people and for machines.
 
     `title` is one line, `facts` are lines below it, `sentence` closes the page and says it all. `warnings`,
-    `next_step`, and `details` where they are asked for, go to stderr on a command line. `data` makes what the JSON report
-    holds.
+    `next_step`, and `details` where they are asked for, go to stderr on a command line. `details` and
+    `data` (what the JSON report holds) are made only when they are asked for.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Page(NamedTuple):
     facts: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     warnings: tuple[str, ...] = ()
-    details: tuple[str, ...] = ()
+    details: Callable[[], Iterable[str]] = tuple
     next_step: str | None = None
 
 

@@ -95,7 +95,7 @@ def comparison_page(comparison: Comparison) -> Page:
         sentence=sentence,
         tone="plain" if verdict is None else "good" if passed else "bad",
         warnings=(*plan.source.origin.notes, *plan.target.origin.notes, *plan.warnings),
-        details=tuple(_details(plan)),
+        details=partial(_details, plan),
         data=partial(_data, comparison),
     )
 

@@ -42,9 +42,13 @@ def inspection_page(inspection: Inspection) -> Page:
         tables=(_table(manifest, inspection.every_key),),
         sentence=_sentence(manifest),
         warnings=manifest.origin.notes,
-        details=(f"fingerprint {manifest.fingerprint}", f"{manifest.nbytes:,} bytes of tensors"),
+        details=partial(_details, manifest),
         data=partial(_data, inspection),
     )
+
+
+def _details(manifest: Manifest) -> list[str]:
+    return [f"fingerprint {manifest.fingerprint}", f"{manifest.nbytes:,} bytes of tensors"]
 
 
 def _facts(manifest: Manifest) -> list[str]:

@@ -35,7 +35,7 @@ def triage_page(result: Triage) -> Page:
         sentence=f"{result.case}: {_reason(result)}{_failed(result)}",
         tone=_TONES.get(result.case, "bad"),
         warnings=result.notes,
-        details=(_limits(result.thresholds),),
+        details=lambda: [_limits(result.thresholds)],
         data=partial(_data, result),
     )
 
