@@ -117,7 +117,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     size.add_argument("--val-every", type=int, default=100, metavar="STEPS", help="(default: 100)")
     size.add_argument("--val-samples", type=int, default=256, help="(default: 256)")
     size.add_argument("--days", type=int, default=300, help="of the simulation (default: 300)")
-    size.add_argument("--data-seed", type=int, default=0, help="of region and weather (default: 0)")
+    size.add_argument("--data-seed", type=int, default=3, help="of region and weather (default: 3)")
     size.add_argument("--seed", type=int, default=0, help="of weights and samples (default: 0)")
     size.add_argument("--precision", default="32-true", help="Lightning's; bf16-mixed on GPUs that have it")
     return parser.parse_args(arguments)

@@ -70,6 +70,11 @@ class ElevationAttention(Attention):
         climb = (height[:, None, :] - height[:, :, None]) / self.H_scale
         return (-self.elevation_alpha * F.relu(climb)).clamp(-10.0, 0.0).unsqueeze(1)
 
+    @torch.no_grad()
+    def keep_alpha_learning(self) -> None:
+        """For after each optimizer step: back to 0 from below, where it could not learn and would never come back."""
+        self.elevation_alpha.clamp_(min=0.0)
+
 
 class DropPath(nn.Module):
     """Stochastic depth: in training leaves a sample's branch out with probability `rate`, and scales the others up."""

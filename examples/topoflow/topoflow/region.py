@@ -13,7 +13,7 @@ from topoflow.transport import Field
 WIDTH, HEIGHT = 6.4e6, 3.2e6  # m, west to east and south to north
 HOUR, DAY = 3600.0, 86400.0  # s
 WAVES = ((1, 1, 9.0), (2, 1, 7.0), (2, 2, 5.0), (3, 1, 5.0), (4, 2, 4.0))  # along x, along y, wind in m/s
-MEMORY = 3 * DAY  # how long the strength of a wave, or of a source, is remembered
+MEMORY = 3 * DAY  # how long the strength of a wave is remembered
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Region:
 
 
 def make_region(rows: int, columns: int, seed: int) -> Region:
-    """Ridges up to some 3000 m, a plateau in the west, cities and industry on the lower ground, dust on the plateau."""
+    """Ridges up to 4000 m, a plateau in the west, cities and industry on the lower ground, dust on the plateau."""
     random = np.random.default_rng((seed, 1))
     y, x = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij")
     plateau = 1500.0 * blob(x, y, 0.18, 0.6, 0.16, 0.3, 0.0)
     ridges = [
-        random.uniform(1000, 2400) * blob(x, y, *random.uniform(0, 1, 2), 0.03, 0.3, random.uniform(-0.8, 0.8))
+        random.uniform(2000, 4000) * blob(x, y, *random.uniform(0, 1, 2), 0.05, 0.2, random.uniform(-0.8, 0.8))
         for _ in range(6)
     ]
-    elevation = plateau + np.maximum.reduce(ridges)
+    elevation = np.maximum.reduce([plateau, *ridges])
     cities, industry = (settlements(x, y, elevation, number, random) for number in (14, 9))
     dust = plateau / 1500.0
     return Region(elevation, 1500.0 * cities, emissions(cities, industry, dust), 20.0 + 29.0 * y, 75.0 + 60.0 * x)

@@ -25,7 +25,7 @@ class Settings:
     rows: int = 16
     columns: int = 32
     days: int = 300
-    seed: int = 0
+    seed: int = 3
     diffusivity: float = 3e4  # m2/s; what eddies smaller than a cell do
     barrier_scale: float = 500.0  # m; a rise of so much lets 1/e of a flow over, inf everything
     step_seconds: float | None = None  # of the explicit scheme; None: the longest that is stable

@@ -45,6 +45,7 @@ def make_trainer(out: Path, steps: int, val_every: int, precision: str) -> Train
         val_check_interval=val_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
+        gradient_clip_val=1.0,
         log_every_n_steps=min(50, val_every),
         use_distributed_sampler=False,  # it would repeat validation samples; topoflow.data divides them itself
         callbacks=[best, PlainLines()],
