@@ -71,7 +71,11 @@ def main() -> None:
         torch_load = [sys.executable, "-c", "import torch; torch.load('base.ckpt', mmap=True, weights_only=True)"]
         result = {
             f"{words[0]} / {label}": round(ratio([*tool, *words], other, folder, runs), 2)
-            for words in (["diff", "base.ckpt", "target.json"], ["gate", "base.ckpt", "target.json"], ["inspect", "base.ckpt"])
+            for words in (
+                ["diff", "base.ckpt", "target.json"],
+                ["gate", "base.ckpt", "target.json"],
+                ["inspect", "base.ckpt"],
+            )
             for label, other in (("trivial Typer app", trivial), ("python -c torch.load(mmap)", torch_load))
         }
     print(json.dumps({"runs": runs, "median of ratios": result}, indent=2))

@@ -52,7 +52,9 @@ def blob(x: Field, y: Field, x0: float, y0: float, wide: float, long: float, tur
 
 def settlements(x: Field, y: Field, elevation: Field, number: int, random: np.random.Generator) -> Field:
     """[H, W], about 1 in the middle of a large settlement; the higher, the fewer."""
-    places = zip(random.uniform(0, 1, number), random.uniform(0.08, 0.92, number), random.uniform(0.2, 1, number), strict=True)
+    places = zip(
+        random.uniform(0, 1, number), random.uniform(0.08, 0.92, number), random.uniform(0.2, 1, number), strict=True
+    )
     return sum(size * blob(x, y, x0, y0, 0.025, 0.025, 0.0) for x0, y0, size in places) * np.exp(-elevation / 600.0)
 
 
