@@ -9,9 +9,9 @@ inside `apply`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from ckptdoctor.model import DType, TensorSpec
 from ckptdoctor.text import did_you_mean, listing, plural
@@ -55,19 +55,38 @@ def argument(kind: ArgumentKind, about: str) -> dict[str, object]:
     return {"kind": kind, "about": about}
 
 
+class Example(NamedTuple):
+    """A rule as a map would write it (YAML, one entry of `rules`), the shapes it begins with, and those it makes."""
+
+    rule: str
+    before: Mapping[str, tuple[int, ...]]
+    after: Mapping[str, tuple[int, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class Op(ABC):
     """One change to tensors, as `{name: {argument: value}}` in a map.
 
     `fan_in` says that an op takes several tensors along one axis, `fan_out` that it gives several. `input_names` are
     the names that an op for several unlike tensors asks for, in the order in which it takes them. Else an op makes one
-    tensor of one.
+    tensor of one. `moves` says that every element of the inputs stands in the outputs exactly once, unchanged; what
+    belongs to each element (the moments of an optimizer) then moves with it. `example` is a rule that uses the op.
     """
 
     name: ClassVar[str]
     fan_in: ClassVar[bool] = False
     fan_out: ClassVar[bool] = False
     input_names: ClassVar[tuple[str, ...]] = ()
+    moves: ClassVar[bool] = False
+    example: ClassVar[Example]
+
+    def fitted(self, inputs: tuple[TensorSpec, ...], targets: tuple[TensorSpec | None, ...]) -> Op:
+        """The op with everything filled in that it takes from the target (`like: target`, how many copies to make).
+
+        `targets` has an item for each output, None where nothing is known of its shape: there is no target, or other ops
+        follow. It is empty where even their number is unknown. Raises OpError where that is not enough, or does not fit.
+        """
+        return self
 
     @abstractmethod
     def out_specs(self, inputs: tuple[TensorSpec, ...]) -> tuple[OutSpec, ...]:
@@ -83,6 +102,36 @@ class Op(ABC):
     @abstractmethod
     def inverse(self, inputs: tuple[TensorSpec, ...]) -> Op | str:
         """The op that makes such inputs again, bit for bit, of what this one gives, or the reason why there is none."""
+
+    def new_elements(self, inputs: tuple[TensorSpec, ...], new: tuple[int, ...]) -> tuple[int, ...]:
+        """How many elements of each output come from no checkpoint, where so many of each input do. Pure.
+
+        Raises OpError where that cannot be told: an op that chooses among elements, some of which are new.
+        """
+        outputs = len(self.out_specs(inputs))
+        if not any(new):
+            return (0,) * outputs
+        if outputs == 1 and self.moves:
+            return (sum(new),)
+        raise OpError(
+            f"{self.describe()} comes after an op that adds elements, and which of them remain cannot be told",
+            hint="let the op that adds elements be the last one",
+        )
+
+    def selected(self, spec: TensorSpec) -> tuple[int, Sequence[int]] | None:
+        """Of an op that takes only some elements: the dimension (from 0), and which of its indices. None if it takes all."""
+        return None
+
+    def for_moments(self, order: Literal[1, 2]) -> tuple[Op, ...] | None:
+        """The ops that make the moments of the outputs of those of the inputs; None where moments must start anew.
+
+        `order` is 1 for averages of gradients (`exp_avg`, `momentum_buffer`), 2 for those of their squares (`exp_avg_sq`).
+        """
+        return (self,) if self.moves else None
+
+    def note(self, inputs: tuple[torch.Tensor, ...], outputs: tuple[torch.Tensor, ...]) -> str | None:
+        """What the receipt should say of this application (a rounding error); None for nothing."""
+        return None
 
     @classmethod
     def parse(cls, arguments: object) -> Self:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from ckptdoctor.model import DTYPES, DType, TensorSpec
-from ckptdoctor.ops.base import ArgumentKind, Op, OpError, OutSpec, argument, only
+from ckptdoctor.ops.base import ArgumentKind, Example, Op, OpError, OutSpec, argument, only
 from ckptdoctor.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ class Cast(Op):
     """The same numbers in another dtype, rounded to the nearest where it holds fewer."""
 
     name: ClassVar[str] = "cast"
+    example: ClassVar[Example] = Example(
+        '{from: "{*key}", to: "{*key}", op: {cast: bfloat16}}', {"head.weight": (4, 6)}, {"head.weight": (4, 6)}
+    )
     to: DType = field(metadata=argument(_DTYPE, "the dtype to convert to"))
 
     def out_specs(self, inputs: tuple[TensorSpec, ...]) -> tuple[OutSpec, ...]:

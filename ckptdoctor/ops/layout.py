@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
 from ckptdoctor.model import TensorSpec
-from ckptdoctor.ops.base import ArgumentKind, Op, OpError, OutSpec, argument, only, read_integers
+from ckptdoctor.ops.base import ArgumentKind, Example, Op, OpError, OutSpec, argument, only, read_integers
 from ckptdoctor.text import shape_text
 
 if TYPE_CHECKING:
@@ -38,6 +38,12 @@ class Transpose(Op):
     """Two dimensions change places; negative ones count from the end."""
 
     name: ClassVar[str] = "transpose"
+    moves: ClassVar[bool] = True
+    example: ClassVar[Example] = Example(
+        '{from: "proj.weight", to: "proj.weight", op: {transpose: [0, 1]}}',
+        {"proj.weight": (4, 6)},
+        {"proj.weight": (6, 4)},
+    )
     dims: tuple[int, int] = field(metadata=argument(_DIMS, "the two dimensions that change places"))
 
     def out_specs(self, inputs: tuple[TensorSpec, ...]) -> tuple[OutSpec, ...]:
@@ -69,6 +75,12 @@ class Reshape(Op):
     """The same elements in the same (row-major) order under another shape."""
 
     name: ClassVar[str] = "reshape"
+    moves: ClassVar[bool] = True
+    example: ClassVar[Example] = Example(
+        '{from: "patch.weight", to: "patch.weight", op: {reshape: [8, -1]}}',
+        {"patch.weight": (8, 3, 2, 2)},
+        {"patch.weight": (8, 12)},
+    )
     shape: tuple[int, ...] = field(metadata=argument(_SHAPE, "the new sizes; one may be -1: whatever remains"))
 
     def out_specs(self, inputs: tuple[TensorSpec, ...]) -> tuple[OutSpec, ...]:
