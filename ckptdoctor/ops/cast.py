@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from ckptdoctor.model import DTYPES, DType, TensorSpec
-from ckptdoctor.ops.base import ArgumentKind, Example, Op, OpError, OutSpec, argument, only
+from ckptdoctor.ops.arguments import ArgumentKind, OpError, argument
+from ckptdoctor.ops.base import Example, Op, OutSpec, only
 from ckptdoctor.text import did_you_mean
 
 if TYPE_CHECKING:
