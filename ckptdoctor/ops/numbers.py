@@ -37,10 +37,25 @@ def wide(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def narrowed(op: Op, result: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """The result in the dtype of the inputs. Raises OpError where it is not finite though all of the inputs are."""
-    narrow = result.to(inputs[0].dtype).contiguous()
-    if not bool(wide(narrow).isfinite().all()) and all(bool(wide(each).isfinite().all()) for each in inputs):
-        message = f"{op.describe()}: some results are no finite numbers of {str(narrow.dtype).removeprefix('torch.')}"
+def narrowed(
+    op: Op, result: torch.Tensor, inputs: tuple[torch.Tensor, ...], *, by_element: bool = False
+) -> torch.Tensor:
+    """The result in the dtype of the inputs. Raises OpError where it is not finite, or too large, though they are finite.
+
+    `by_element` says that each number of the result is made of the one at its place in the input.
+    """
+    import torch
+
+    # What is too large is looked for before: some conversions of torch give the largest number instead.
+    computed = wide(result)
+    lost = ~(computed.abs() <= torch.finfo(inputs[0].dtype).max)
+    if by_element:
+        lost &= wide(inputs[0]).isfinite()
+    elif not all(bool(wide(each).isfinite().all()) for each in inputs):
+        lost &= computed.isfinite()
+    if bool(lost.any()):
+        message = (
+            f"{op.describe()}: some results are no finite numbers of {str(inputs[0].dtype).removeprefix('torch.')}"
+        )
         raise OpError(message, hint="cast to a wider dtype first, or look at the values")
-    return narrow
+    return result.to(inputs[0].dtype).contiguous()

@@ -96,7 +96,7 @@ def index(draw, shape):
     whole = shape[dim] if -len(shape) <= dim < len(shape) else 3
     names = [f"v{number}" for number in range(whole)]
     if not names or draw(st.booleans()):
-        return {"dim": dim, "indices": draw(st.lists(st.integers(-whole, whole - 1), min_size=1, unique=True))}
+        return {"dim": dim, "indices": draw(st.lists(st.integers(-whole, max(whole - 1, 0)), min_size=1, unique=True))}
     to = draw(st.permutations([*names, "new", "other"]))[: draw(st.integers(1, whole + 2))]
     return {"dim": dim, "from": names, "to": to, "fill": draw(FILLS)}
 

@@ -80,3 +80,29 @@ def test_half_floats_come_back_bit_for_bit(name, wide):
 def test_which_casts_have_a_way_back(dtype, to, can):
     back = parse_op({"cast": to}).inverse((TensorSpec("k", (2,), DTYPES[dtype]),))
     assert (back == parse_op({"cast": dtype})) if can else isinstance(back, str)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "to", "note"),
+    [
+        (torch.tensor([1.0, 1 + 2**-10, 3.0]), "bfloat16", "largest rounding error 9.8e-4 (9.8e-4 relative)"),
+        (torch.tensor([100.1]), "float16", "largest rounding error 2.5e-2 (2.5e-4 relative)"),
+        (torch.tensor([1e-30]), "float16", "largest rounding error 1.0e-30 (1.0e0 relative)"),
+        (torch.tensor([float("inf"), 1.0]), "float16", None),
+        (torch.tensor([0.5, 2]), "float16", None),
+        (torch.tensor([]), "float16", None),
+        (torch.tensor([2**24 + 1]), "float32", "largest rounding error 1.0e0 (6.0e-8 relative)"),
+        (torch.tensor([0.1j], dtype=torch.complex128), "complex64", "largest rounding error 1.5e-9 (1.5e-8 relative)"),
+        (torch.ones(3), "float64", None),
+    ],
+)
+def test_the_receipt_says_how_much_was_rounded(tensor, to, note):
+    op = parse_op({"cast": to})
+    assert op.note((tensor,), op.apply((tensor,))) == note
+
+
+def test_rounding_is_looked_for_in_all_of_a_large_tensor():
+    tensor = torch.ones(2**20 + 5)
+    tensor[-1] += 2**-12
+    op = parse_op({"cast": "bfloat16"})
+    assert op.note((tensor,), op.apply((tensor,))) == "largest rounding error 2.4e-4 (2.4e-4 relative)"
