@@ -28,6 +28,7 @@ FACADE = ("__init__", "__main__")
 FLOORS = """
 errors model text lazy
 files strictjson patterns danger ops wrappers pickles
+initialisers
 strided archive keymap receipt
 formats
 source

@@ -406,7 +406,16 @@ def test_both_parsers_give_the_same_map(monkeypatch):
 def test_the_schema_describes_the_language():
     schema = json.loads(json.dumps(map_schema()))
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
-    assert list(schema["properties"]) == ["ckptdoctor", "description", "source", "rules", "fresh", "drop", "envelope"]
+    assert list(schema["properties"]) == [
+        "ckptdoctor",
+        "description",
+        "source",
+        "rules",
+        "fresh",
+        "drop",
+        "tie",
+        "envelope",
+    ]
     assert schema["required"] == ["ckptdoctor"]
     rule = schema["properties"]["rules"]["items"]
     assert list(rule["properties"]) == ["from", "to", "op", "expect", "optional", "except"]
