@@ -13,7 +13,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ckptdoctor.model import DType, Family, TensorSpec
-from ckptdoctor.ops.base import ArgumentKind, OpError, argument
+from ckptdoctor.ops.arguments import ArgumentKind, OpError, argument
 from ckptdoctor.patterns import Pattern, PatternError
 from ckptdoctor.text import did_you_mean, listing, shape_text
 

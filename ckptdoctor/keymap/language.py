@@ -10,55 +10,12 @@ from typing import Any, Literal
 
 from ckptdoctor.initialisers import Copy
 from ckptdoctor.keymap import document
-from ckptdoctor.keymap.document import Node, Scalar
 from ckptdoctor.keymap.kinds import Field, Kind, Log, Schema, list_of, one_or_more, table, text, whole_number
-from ckptdoctor.keymap.types import Declaration, EnvelopeEdit, KeyMap, Rule
-from ckptdoctor.keymap.values import INIT, OP, PATH, PATTERNS, PLACE, PLACES, SEGMENT, SOURCES, VERSION_NUMBER
+from ckptdoctor.keymap.rules import build_rule, derive_pairings
+from ckptdoctor.keymap.types import Declaration, EnvelopeEdit, KeyMap
+from ckptdoctor.keymap.values import INIT, OP, PATH, PATTERNS, PLACE, PLACES, SEGMENT, SOURCES, VERSION_NUMBER, WHERE
 from ckptdoctor.ops import ops_schema
 from ckptdoctor.patterns import Pattern, PatternError, pair
-
-
-def _build_rule(values: dict[str, Any], node: document.Mapping) -> Rule:
-    names, sources = values["from"]
-    targets = values["to"]
-    return Rule(
-        location=node.location,
-        sources=sources,
-        input_names=names,
-        targets=targets,
-        ops=values.get("op", ()),
-        expect=values.get("expect"),
-        optional=values.get("optional"),
-        excepts=values.get("except", ()),
-        pairing=values.get("pairing"),
-        text=f"{_short(sources)} -> {_short(targets)}",
-    )
-
-
-def _derive_pairing(values: dict[str, Any], node: document.Mapping, at: str, log: Log) -> None:
-    """How the two sides of a rule belong together, where there is one pattern on each."""
-    if not {"from", "to"} <= values.keys():
-        return
-    (_, sources), targets = values["from"], values["to"]
-    if len(sources) > 1 or len(targets) > 1:
-        return
-    try:
-        values["pairing"] = pair(sources[0], targets[0])
-    except PatternError as error:
-        log.add(_first(node.items["to"]).at(error.offset), f"{at}.to", error.message, error.hint)
-
-
-def _first(node: Node) -> Scalar:
-    """The scalar of a field that holds one pattern."""
-    while isinstance(node, document.Sequence):
-        node = node.items[0]
-    assert isinstance(node, Scalar)
-    return node
-
-
-def _short(patterns: tuple[Pattern, ...]) -> str:
-    texts = ", ".join(pattern.text for pattern in patterns)
-    return texts if len(patterns) == 1 else f"[{texts}]"
 
 
 def _build_declaration(values: dict[str, Any], node: document.Mapping) -> Declaration:
@@ -150,9 +107,10 @@ RULE = table(
         Field("expect", whole_number(), "how many target keys the rule must make"),
         _OPTIONAL,
         Field("except", PATTERNS, "source keys that this rule leaves alone"),
+        Field("where", WHERE, 'what captures of from are, by those of to: {i: "j * 8 // 12"}'),
     ),
-    _build_rule,
-    _derive_pairing,
+    build_rule,
+    derive_pairings,
 )
 FRESH = table(
     "an entry of fresh",

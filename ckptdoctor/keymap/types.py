@@ -7,8 +7,9 @@ from typing import Literal
 
 from ckptdoctor.errors import Location
 from ckptdoctor.initialisers import Initialiser
+from ckptdoctor.keymap.arithmetic import Arithmetic
 from ckptdoctor.ops import Op
-from ckptdoctor.patterns import Pairing, Pattern
+from ckptdoctor.patterns import Axis, Pairing, Pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,9 @@ class Rule:
 
     `input_names` is empty unless `from` names its inputs; then each goes with its source. `ops` are applied in their
     order. `expect` is the number of target keys that the rule must make, `optional` the reason why it need not match at
-    all, and `excepts` are source keys it leaves alone. `pairing` is there if there is one source and one target; its
-    fan axes are not judged here. `text` is the rule in short, for messages.
+    all, and `excepts` are source keys it leaves alone. `where` says what captures of the source are, by those of the
+    target. `pairings` has one item for each pattern of a list, and is empty where there are lists (of literal keys) on
+    both sides. `text` is the rule in short, for messages.
     """
 
     location: Location
@@ -29,8 +31,27 @@ class Rule:
     expect: int | None
     optional: str | None
     excepts: tuple[Pattern, ...]
-    pairing: Pairing | None
+    where: tuple[tuple[str, Arithmetic], ...]
+    pairings: tuple[Pairing, ...]
     text: str
+
+    @property
+    def fan_in(self) -> tuple[Axis, ...]:
+        """What makes several source keys meet in one target key, from left to right; a list is an axis, too."""
+        if len(self.sources) > 1:
+            names = self.input_names or tuple(pattern.text for pattern in self.sources)
+            return (Axis("", names, f"[{', '.join(pattern.text for pattern in self.sources)}]"),)
+        bound = dict(self.where)
+        return tuple(axis for axis in self.pairings[0].fan_in if axis.key not in bound) if self.pairings else ()
+
+    @property
+    def fan_out(self) -> tuple[Axis, ...]:
+        """What makes one source key become several target keys, from left to right."""
+        if len(self.targets) > 1:
+            names = tuple(pattern.text for pattern in self.targets)
+            return (Axis("", names, f"[{', '.join(names)}]"),)
+        axes = self.pairings[0].fan_out if self.pairings else ()
+        return tuple(axis for axis in axes if not (self.where and isinstance(axis.key, str)))
 
 
 @dataclass(frozen=True, slots=True)

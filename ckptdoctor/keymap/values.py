@@ -8,6 +8,7 @@ from typing import TypeAlias
 from ckptdoctor.errors import Location
 from ckptdoctor.initialisers import Initialiser, init_schema, parse_init
 from ckptdoctor.keymap import document
+from ckptdoctor.keymap.arithmetic import Arithmetic, ArithmeticProblem
 from ckptdoctor.keymap.document import QUOTE_IT, Node, Refused, Scalar
 from ckptdoctor.keymap.kinds import Kind, Log, found, one_or_more, quote_hint, text
 from ckptdoctor.ops import Op, OpError, parse_op
@@ -119,6 +120,28 @@ def _read_version(node: Node, at: str, log: Log) -> int | None:
         log.add(node.location, at, f"{found(node)} is no known version of the map language", hint)
     return None
 
+
+def _read_where(node: Node, at: str, log: Log) -> tuple[tuple[str, Arithmetic], ...] | None:
+    if not isinstance(node, document.Mapping) or not node.items:
+        log.unlike(node, at, "captures with what they are", 'write {i: "j // 2"}')
+        return None
+    found = []
+    for name, value in node.items.items():
+        if not isinstance(value, Scalar) or value.type not in ("str", "int"):
+            log.unlike(value, f"{at}.{name}", "arithmetic", 'write it in quotes: "j // 2"')
+            continue
+        try:
+            found.append((name, Arithmetic.parse(value.value)))
+        except ArithmeticProblem as problem:
+            log.add(value.location, f"{at}.{name}", problem.message, problem.hint)
+    return tuple(found) if len(found) == len(node.items) else None
+
+
+WHERE = Kind(
+    "captures with what they are",
+    {"type": "object", "additionalProperties": {"type": ["string", "integer"]}, "minProperties": 1},
+    _read_where,
+)
 
 VERSION_NUMBER = Kind(f"the number {VERSION}", {"const": VERSION}, _read_version)
 

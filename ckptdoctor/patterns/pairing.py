@@ -117,13 +117,12 @@ def _counted(groups: list[Group], indices: list[int]) -> str:
 
 
 def _axes(pattern: Pattern, groups: list[int], other: Pattern) -> tuple[Axis, ...]:
-    """What stands in `pattern` only: these groups, then the captures that `other` does not have."""
+    """What stands in `pattern` only, from left to right: these groups, and the captures that `other` does not have."""
     written = _groups(pattern)
-    names = [Capture(name, kind) for name, kind in pattern.captures.items() if name not in other.captures]
-    return (
-        *(Axis(index, written[index].members, str(written[index])) for index in groups),
-        *(Axis(capture.name, text=str(capture)) for capture in names),
-    )
+    axes = {written[index].offset: Axis(index, written[index].members, str(written[index])) for index in groups}
+    first = {part.name: part for part in reversed(list(pattern.parts())) if isinstance(part, Capture)}
+    axes |= {part.offset: Axis(name, text=str(part)) for name, part in first.items() if name not in other.captures}
+    return tuple(axes[offset] for offset in sorted(axes))
 
 
 def _check_kinds(source: Pattern, target: Pattern) -> None:

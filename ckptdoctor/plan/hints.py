@@ -44,34 +44,38 @@ def unknown_target(made: Mapping[str, Sequence[str]], where: Location | None, ta
     )
 
 
+def lacks_op(rule: Rule) -> bool:
+    """Whether some axis of a rule has no op at all."""
+    return not any(op.fan_in or op.fan_out or op.input_names for op in rule.ops)
+
+
 def fan_without_op(rule: Rule, matches: Sequence[tuple[str, Match]], sources: Specs, target: Specs | None) -> PlanError:
     """One source key would make several target keys, or several meet in one, and no op says how."""
-    pairing = rule.pairing
-    if pairing is None:
+    if len(rule.sources) > 1 or len(rule.targets) > 1:
         message = f"{rule.text} has several sources or targets, and no op that says how"
         return PlanError(message, rule=rule.location, hint="write one rule for each, or add the op that joins them")
-    if pairing.fan_out:
-        axis = pairing.fan_out[0]
+    if rule.fan_out:
+        axis = rule.fan_out[0]
         message = (
             f"{rule.text}: {axis.text} stands on the right only, so one tensor would make several, and no op says how"
         )
         hint = _fitting_members(rule, axis, matches, sources, target) if target is not None else None
-        return PlanError(
-            message, rule=rule.location, hint=hint or "choose one member, or add the op that makes several of one"
-        )
-    axis = pairing.fan_in[0]
+        hint = hint or "choose one member, or add the op that makes several of one (split, unstack, broadcast)"
+        return PlanError(message, rule=rule.location, hint=hint)
+    axis = rule.fan_in[0]
     message = (
         f"{rule.text}: {axis.text} stands on the left only, so several tensors would meet in one, and no op says how"
     )
-    return PlanError(message, rule=rule.location, hint="choose one member, or add the op that joins them")
+    hint = "choose one member, or add the op that joins them (concat, stack, mean)"
+    return PlanError(message, rule=rule.location, hint=hint)
 
 
 def _fitting_members(
     rule: Rule, axis: Axis, matches: Sequence[tuple[str, Match]], sources: Specs, target: Specs
 ) -> str | None:
     """For `head.{p} -> head.{0..4}.{p}`: the member that takes every source in shape, and those that would be fresh."""
-    pairing = rule.pairing
-    if pairing is None or not isinstance(axis.key, int) or len(pairing.fan_out) > 1 or not matches:
+    (pairing,) = rule.pairings
+    if not isinstance(axis.key, int) or len(pairing.fan_out) > 1 or not matches:
         return None
     pattern = pairing.target
 
@@ -92,8 +96,7 @@ def _fitting_members(
 
 
 def _one_member_hint(rule: Rule, axis: Axis, fitting: int, others: Sequence[int]) -> str:
-    assert rule.pairing is not None
-    source, target = rule.pairing.source, rule.pairing.target
+    source, target = rule.pairings[0].source, rule.pairings[0].target
     hint = f'"{source}" -> "{_chosen(target, axis, axis.members[fitting])}" is what fits in shape'
     if not others:
         return hint

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from ckptdoctor.errors import PlanError
 from ckptdoctor.model import Manifest
-from ckptdoctor.plan import hints
 from ckptdoctor.plan.settle import image_of, remainders, steps_for
 from ckptdoctor.plan.stage import Stage, Value, run_stage
 from ckptdoctor.plan.tying import declared_ties, share
@@ -32,8 +31,8 @@ def make_plan(source: Manifest, target: Manifest | None = None, maps: KeyMap | S
     values = {key: Value(spec, Take(key)) for key, spec in source.items()}
     dropped: dict[str, Declaration] = {}
     stages: list[Stage] = []
-    for key_map in maps or (None,):
-        stage = run_stage(key_map, values, target)
+    for number, key_map in enumerate(maps or (None,), 1):
+        stage = run_stage(key_map, values, target, last=number >= len(maps))
         problems += stage.problems
         for value, declaration in stage.dropped.values():
             dropped |= dict.fromkeys(taken_keys(value.expression), declaration)
@@ -66,11 +65,9 @@ def _fresh(
 
 def check_alone(key_map: KeyMap) -> None:
     """What can be said of a map without manifests: raises PlanError for rules whose two sides need an op to fit together."""
-    problems = [
-        hints.fan_without_op(rule, (), {}, None)
-        for rule in key_map.rules
-        if rule.pairing is None or rule.pairing.fan_in or rule.pairing.fan_out
-    ]
+    from ckptdoctor.plan.pipeline import misfit_of_ops
+
+    problems = [problem for rule in key_map.rules if (problem := misfit_of_ops(rule)) is not None]
     if problems:
         raise PlanError.of(problems)
 

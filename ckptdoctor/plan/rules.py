@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from ckptdoctor.errors import AmbiguousMatch, CountMismatch, KeyCollision, Location, PlanError, ShapeError
 from ckptdoctor.keymap import Declaration, KeyMap, Rule
-from ckptdoctor.ops import OpError
 from ckptdoctor.patterns import AmbiguousKey, Match, Pattern
 from ckptdoctor.plan import hints
+from ckptdoctor.plan.instances import Instance, Matches, instances, where_instances
+from ckptdoctor.plan.pipeline import misfit_of_ops, through_ops, wrong_number
 from ckptdoctor.plan.stage import Stage, Value
-from ckptdoctor.plan.types import Apply, taken_keys
-from ckptdoctor.text import plural, printable, shape_text
+from ckptdoctor.plan.types import taken_keys
+from ckptdoctor.text import plural, printable
 
 
 def fire(stage: Stage, key_map: KeyMap) -> set[str]:
@@ -60,69 +61,81 @@ def _drop(stage: Stage, declaration: Declaration) -> None:
 
 def _run_rule(stage: Stage, rule: Rule) -> set[str]:
     """Fire a rule on every key it matches; returns the keys it took."""
-    pairing = rule.pairing
+    problem = misfit_of_ops(rule)
     matches = list(_matches(stage, rule))
-    if not matches and rule.optional is None:
+    if not matches and not rule.where and rule.optional is None:
         stage.problems.append(hints.unused("rule", rule.sources, rule.location, stage.inputs, stage.dropped))
         return set()
-    if pairing is None or pairing.fan_in or pairing.fan_out:
-        specs = {key: stage.inputs[key].spec for key, _ in matches}
-        stage.problems.append(hints.fan_without_op(rule, matches, specs, stage.target_keys))
-        return {key for key, _ in matches}
-    produced = 0
-    for key, match in matches:
-        produced += _produce(stage, rule, key, pairing.fill(match))
-    if rule.expect is not None and produced != rule.expect and matches:
+    if problem is not None:
+        stage.problems.append(_with_hint(stage, rule, matches, problem))
+        return {key for _, key, _ in matches}
+    before = len(stage.problems)
+    found = list(where_instances(stage, rule) if rule.where else instances(stage, rule, matches))
+    if rule.where and not found and rule.optional is None and len(stage.problems) == before:
+        stage.problems.append(hints.unused("rule", rule.sources, rule.location, stage.inputs, stage.dropped))
+    produced = sum(_produce(stage, rule, instance) for instance in found)
+    if rule.expect is not None and produced != rule.expect and found:
         stage.problems.append(
             CountMismatch(
                 f"the rule made {plural(produced, 'key')} and expects {rule.expect:,}",
                 rule=rule.location,
-                keys=tuple(key for key, _ in matches[:5]),
+                keys=tuple(key for _, key, _ in matches[:5]),
                 hint="correct the patterns, or the number",
             )
         )
-    return {key for key, _ in matches}
+    if rule.where:
+        return {key for instance in found for key in instance.sources}
+    return {key for _, key, _ in matches}
 
 
-def _matches(stage: Stage, rule: Rule) -> Iterator[tuple[str, Match]]:
+def _with_hint(stage: Stage, rule: Rule, matches: Matches, problem: PlanError) -> PlanError:
+    """The problem of a fan axis without an op, with what the keys and shapes at hand suggest."""
+    if type(problem) is not PlanError or not hints.lacks_op(rule):
+        return problem
+    specs = {key: stage.inputs[key].spec for _, key, _ in matches}
+    return hints.fan_without_op(rule, [(key, match) for _, key, match in matches], specs, stage.target_keys)
+
+
+def _matches(stage: Stage, rule: Rule) -> Iterator[tuple[int, str, Match]]:
     for key in stage.inputs:
         if key in stage.dropped:
             continue
-        for pattern in rule.sources:
+        for index, pattern in enumerate(rule.sources):
             match = _match(pattern, key, stage.problems, rule.location)
             if match and not any(_match(but, key, stage.problems, rule.location) for but in rule.excepts):
-                yield key, match
-                break
+                yield index, key, match
 
 
-def _produce(stage: Stage, rule: Rule, key: str, target_key: str) -> bool:
-    """Make one target key; False where that is a problem."""
-    value = stage.inputs[key]
-    other = stage.made.get(target_key)
-    if other is not None:
-        stage.problems.append(_collision(rule, key, target_key, other))
-        return False
-    made = _through_ops(stage, rule, value)
-    if made is None:
-        return False
-    stage.made_of[target_key] = key
-    stage.made[target_key] = made._replace(spec=replace(made.spec, key=target_key, tied_to=None, raw_key=None))
-    return True
-
-
-def _through_ops(stage: Stage, rule: Rule, value: Value) -> Value | None:
-    """The value after all ops of the rule, judged on shapes."""
-    spec, expression = value.spec, value.expression
-    for op in rule.ops:
+def _produce(stage: Stage, rule: Rule, instance: Instance) -> int:
+    """Make the target keys of an instance; returns how many, 0 where that is a problem."""
+    keys = instance.targets(instance.outs) if instance.outs is not None else None
+    values = [stage.inputs[key] for key in instance.sources]
+    if rule.ops:
         try:
-            ((shape, dtype),) = op.out_specs((spec,))
-        except OpError as error:
-            message = f"{op.describe()} cannot take {printable(spec.key)} ({shape_text(spec.shape)}): {error}"
-            hint = error.hint or "correct the op, or let the rule match other keys"
-            stage.problems.append(ShapeError(message, rule=rule.location, keys=(spec.key,), hint=hint))
-            return None
-        spec, expression = replace(spec, shape=shape, dtype=dtype), Apply(op, (expression,))
-    return Value(spec, expression, rule.location)
+            known = [stage.targets.get(key) if stage.targets is not None else None for key in keys or ()]
+            values = through_ops(rule, values, instance.lengths, instance.outs, known)
+        except ShapeError as problem:
+            stage.problems.append(problem)
+            return 0
+    if keys is None:
+        keys = instance.targets((len(values),))
+    if len(keys) != len(values):
+        stage.problems.append(wrong_number(rule, len(values), keys))
+        return 0
+    first = instance.sources[0]
+    return sum(_put(stage, rule, first, key, value) for key, value in zip(keys, values, strict=True))
+
+
+def _put(stage: Stage, rule: Rule, first: str, key: str, value: Value) -> bool:
+    """Note what makes a target key; False where something else does already."""
+    other = stage.made.get(key)
+    if other is not None:
+        stage.problems.append(_collision(rule, first, key, other))
+        return False
+    stage.made_of[key] = first
+    spec = replace(value.spec, key=key, tied_to=None, raw_key=None)
+    stage.made[key] = value._replace(spec=spec, rule=rule.location)
+    return True
 
 
 def _collision(rule: Rule, key: str, target_key: str, other: Value) -> KeyCollision:

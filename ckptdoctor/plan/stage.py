@@ -21,14 +21,20 @@ class Value(NamedTuple):
     expression: Expression
     rule: Location | None = None
     why: str | None = None
+    new: int = 0
+    """Elements that no checkpoint gives: an op added them."""
 
 
 @dataclass(slots=True)
 class Stage:
-    """What one map made of its inputs. `problems` are collected: all of them are reported at once."""
+    """What one map made of its inputs. `problems` are collected: all of them are reported at once.
+
+    `target_keys` only serve the hints; `targets` is the target where this map's outputs are meant to be it.
+    """
 
     inputs: Mapping[str, Value]
     target_keys: Mapping[str, TensorSpec] | None
+    targets: Mapping[str, TensorSpec] | None = None
     made: dict[str, Value] = field(default_factory=dict)
     made_of: dict[str, str] = field(default_factory=dict)
     passed: dict[str, Value] = field(default_factory=dict)
@@ -48,10 +54,14 @@ class Stage:
 
 
 def run_stage(
-    key_map: KeyMap | None, inputs: Mapping[str, Value], target_keys: Mapping[str, TensorSpec] | None
+    key_map: KeyMap | None,
+    inputs: Mapping[str, Value],
+    target_keys: Mapping[str, TensorSpec] | None,
+    *,
+    last: bool = True,
 ) -> Stage:
-    """Apply one map (None: identity alone). `target_keys` only serve the hints."""
-    stage = Stage(inputs, target_keys)
+    """Apply one map (None: identity alone). Only the last one makes the target's keys."""
+    stage = Stage(inputs, target_keys, target_keys if last else None)
     taken: set[str] = set()
     if key_map is not None:
         from ckptdoctor.plan.rules import fire

@@ -33,7 +33,7 @@ rules:
     to:   "blocks.{i}.attn.qkv.{p}"
     optional: only before March
     except: "blocks.0.attn.{*p}"
-  - from: {weight: a.w, scale: "{*m}.s"}
+  - from: {weight: a.w, scale: a.s}
     to: [b.w]
     op: [transpose: [0, 1], {cast: {to: float16}}]
   - from: [c, d]
@@ -76,30 +76,30 @@ def test_a_rename():
     assert rule.sources == (Pattern.parse("blocks.{i}.mlp.{0,2}.{p}"),)
     assert rule.targets == (Pattern.parse("blocks.{i}.mlp.{fc1,fc2}.{p}"),)
     assert (rule.input_names, rule.ops, rule.expect, rule.optional, rule.excepts) == ((), (), 4, None, ())
-    assert rule.pairing.fill(rule.sources[0].match("blocks.1.mlp.2.bias")) == "blocks.1.mlp.fc2.bias"
+    assert rule.pairings[0].fill(rule.sources[0].match("blocks.1.mlp.2.bias")) == "blocks.1.mlp.fc2.bias"
     assert rule.text == "blocks.{i}.mlp.{0,2}.{p} -> blocks.{i}.mlp.{fc1,fc2}.{p}"
 
 
 def test_a_fan_axis_without_an_op_is_no_problem_here():
     rule = parse_map(GOOD).rules[1]
-    assert rule.pairing.fan_in == (Axis(0, ("q", "k", "v")),)
+    assert rule.fan_in == (Axis(0, ("q", "k", "v")),)
     assert (rule.optional, rule.excepts) == ("only before March", (Pattern.parse("blocks.0.attn.{*p}"),))
     (rule,) = parse_map('ckptdoctor: 1\nrules: [{from: mlp, to: "mlp.{*p}"}]').rules
-    assert rule.pairing.fan_out == (Axis("p"),)
+    assert rule.fan_out == (Axis("p"),)
 
 
 def test_named_inputs_and_several_ops():
     rule = parse_map(GOOD).rules[2]
     assert rule.input_names == ("weight", "scale")
-    assert [pattern.text for pattern in rule.sources] == ["a.w", "{*m}.s"]
+    assert [pattern.text for pattern in rule.sources] == ["a.w", "a.s"]
     assert rule.ops == (parse_op({"transpose": [0, 1]}), parse_op({"cast": "float16"}))
-    assert rule.pairing is None
-    assert rule.text == "[a.w, {*m}.s] -> b.w"
+    assert len(rule.pairings) == 2
+    assert rule.text == "[a.w, a.s] -> b.w"
 
 
 def test_several_sources_and_targets():
     rule = parse_map(GOOD).rules[3]
-    assert (rule.text, rule.pairing) == ("[c, d] -> [e, f]", None)
+    assert (rule.text, rule.pairings) == ("[c, d] -> [e, f]", ())
     assert [pattern.text for pattern in rule.excepts] == ["g", "h"]
 
 
@@ -418,7 +418,7 @@ def test_the_schema_describes_the_language():
     ]
     assert schema["required"] == ["ckptdoctor"]
     rule = schema["properties"]["rules"]["items"]
-    assert list(rule["properties"]) == ["from", "to", "op", "expect", "optional", "except"]
+    assert list(rule["properties"]) == ["from", "to", "op", "expect", "optional", "except", "where"]
     assert rule["required"] == ["from", "to"]
     ops = schema["definitions"]["op"]["anyOf"]
     assert [op["required"] for op in ops[:-1]] == [[name] for name in OPS]
@@ -527,7 +527,7 @@ def test_the_maps_that_ship_leave_no_key_out(name, source, target):
         matches = {key: match for key in source if (match := rule.sources[0].match(key))}
         assert len(matches) == rule.expect
         taken |= set(matches)
-        made |= {rule.pairing.fill(match) for match in matches.values()}
+        made |= {rule.pairings[0].fill(match) for match in matches.values()}
     fresh = {key for entry in keymap.fresh for pattern in entry.patterns for key in target if pattern.match(key)}
     assert not made & fresh
     assert made | fresh | (source - taken) == target

@@ -295,7 +295,7 @@ class TestFansWithoutAnOp:
     def test_two_that_fit_are_no_hint(self) -> None:
         alike = manifest({f"head.{i}.{p}": HEAD[f"head.{p}"].shape for i in (0, 4) for p in ("weight", "bias")})
         caught = error(PlanError, HEAD, alike, key_map(("head.{p}", "head.{0..4}.{p}")))
-        assert caught.hint == "choose one member, or add the op that makes several of one"
+        assert caught.hint == "choose one member, or add the op that makes several of one (split, unstack, broadcast)"
 
     def test_a_group_that_is_written_alike_stays(self) -> None:
         source = manifest({"a.0.w": (2,), "a.1.w": (2,)})
