@@ -152,7 +152,7 @@ def _random(plan: Plan, policy: Policy, allowed: set[str]) -> Finding:
         passed = policy.max_random.allows(found, plan.parameters)
         keys = () if passed else _keys(step for step in plan.steps if step.random_parameters)
         return Finding("max-random", found, policy.max_random.text, passed, "parameters", keys)
-    undeclared = [s for s in plan.steps if s.random and s.status != "fresh" and s.target.key not in allowed]
+    undeclared = [s for s in plan.steps if not s.filled and s.status != "fresh" and s.target.key not in allowed]
     found = sum(step.random_parameters for step in undeclared)
     if undeclared and not found:  # buffers, or tied to what is counted elsewhere
         return _finding("random", undeclared, "tensors")
@@ -168,7 +168,9 @@ def _dtype(plan: Plan) -> Finding:
 
 
 def _buffers(plan: Plan) -> Finding:
-    buffers = [step for step in plan.steps if step.random and step.target.kind == "buffer" and step.status != "fresh"]
+    buffers = [
+        step for step in plan.steps if not step.filled and step.target.kind == "buffer" and step.status != "fresh"
+    ]
     return _finding("buffers", buffers, "tensors")
 
 

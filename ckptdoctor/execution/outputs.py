@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckptdoctor.errors import PlanError
 from ckptdoctor.formats.base import OutputTensor, StoredTensor
 from ckptdoctor.model import Manifest
-from ckptdoctor.plan import Plan, Step, Take, ops_of
+from ckptdoctor.plan import Plan, Step, Take, over_firsts
 from ckptdoctor.source import OpenSource
 from ckptdoctor.text import printable
 from ckptdoctor.wrappers import rewrapped
@@ -106,8 +106,7 @@ def _memory(source: Manifest, step: Step) -> str:
         return "filled " + step.memory
     if isinstance(step.expression, Take):
         return "source " + (source[step.expression.key].tied_to or step.expression.key)
-    ops = " ".join(op.describe() for op in ops_of(step.expression))
-    return " ".join(["computed", ops, *(source[key].tied_to or key for key in step.sources)])
+    return f"computed {over_firsts(step.expression, source)}" if step.expression is not None else step.memory
 
 
 def _computed(step: Step, plan: Plan, stored: Mapping[str, StoredTensor], source: OpenSource) -> bytes:

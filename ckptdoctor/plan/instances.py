@@ -43,6 +43,8 @@ class Instance(NamedTuple):
 
 def instances(stage: Stage, rule: Rule, matches: Matches) -> Iterator[Instance]:
     """The instances of a rule without `where`. Groups that are not complete become problems of the stage."""
+    if not matches:
+        return
     if not rule.pairings:  # lists of literal keys on both sides
         whole: _Frame = ((), ())
         found: dict[_Position, str] = {(index,): key for index, key, _ in matches}

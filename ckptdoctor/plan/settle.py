@@ -76,7 +76,7 @@ def _step(target: TensorSpec, value: Value | None, fresh: Fresh | None) -> Step:
         return Step(target, "missing")
     if value.spec.shape != target.shape:
         return Step(target, "mismatched", value.expression, value.spec)
-    return Step(target, _status(target.key, value), value.expression, value.spec, value.rule)
+    return Step(target, _status(target.key, value), value.expression, value.spec, value.rule, new=value.new)
 
 
 def _status(key: str, value: Value) -> Status:

@@ -67,7 +67,8 @@ class Step:
     `expression` makes its values of the source's; `given` is what comes out, with its own shape and dtype. For `mismatched`
     both say what does not fit; where nothing comes they are None.
     `rule` is the place in a map that says so, `why` the reason given there. `init` makes the values of a fresh tensor
-    that is written; a copy is made by `expression`. `tie` is the first of the keys that a map ties it to.
+    that is written; a copy is made by `expression`. `tie` is the first of the keys that a map ties it to. `new` elements
+    of one that is filled come from no checkpoint: an op of its rule added them.
     """
 
     target: TensorSpec
@@ -78,6 +79,7 @@ class Step:
     why: str | None = None
     init: Initialiser | None = None
     tie: str | None = None
+    new: int = 0
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -112,13 +114,13 @@ class Step:
 
     @property
     def random(self) -> int:
-        """Elements that keep whatever the constructor gave them."""
-        return 0 if self.filled else self.target.numel
+        """Elements that the checkpoint does not give: those that keep the constructor's values, and those that ops add."""
+        return self.new if self.filled else self.target.numel
 
     @property
     def random_parameters(self) -> int:
         """Those of them that count as parameters."""
-        return 0 if self.filled else self.target.counted
+        return min(self.random, self.target.counted)
 
     @property
     def other_dtype(self) -> bool:
@@ -167,8 +169,8 @@ class Plan:
 
     @cached_property
     def fresh_parameters(self) -> int:
-        """The part of the random parameters that a map declares."""
-        return sum(step.random_parameters for step in self.steps if step.status == "fresh")
+        """The part of the random parameters that a map declares: fresh tensors, and elements that its ops add."""
+        return sum(step.random_parameters for step in self.steps if step.status == "fresh" or step.filled)
 
     @cached_property
     def random_buffers(self) -> int:
