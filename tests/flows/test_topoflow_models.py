@@ -139,11 +139,13 @@ def test_a_rename_makes_sequential_the_same_function(model: ModuleType) -> None:
 def test_the_new_scalars_can_learn(model: ModuleType) -> None:
     net = small(model.TopoFlow, seed=0, noise=0.1)
     alpha, scale = net.blocks[0].attn.elevation_alpha, net.blocks[0].attn.H_scale
-    alpha.data.zero_()
-    net(*weather(net)).square().mean().backward()
-    assert alpha.grad.isfinite()
-    assert alpha.grad != 0  # although all of the bias stands on the bound of the clamp
-    assert scale.grad == 0  # nothing to scale yet
+    for start in (0.0, 0.1, -0.1):  # wherever it is, and above all where it begins
+        net.zero_grad()
+        alpha.data.fill_(start)
+        net(*weather(net)).square().mean().backward()
+        assert alpha.grad.isfinite()
+        assert alpha.grad != 0
+        assert bool(scale.grad == 0) is (start == 0)  # at first there is nothing to scale
 
 
 def test_elevation_bias(model: ModuleType) -> None:
@@ -153,6 +155,8 @@ def test_elevation_bias(model: ModuleType) -> None:
     bias = attn.elevation_bias(torch.tensor([[0.0, 500.0, 9000.0]]))
     # rows ask, columns are looked at: uphill costs 2 per kilometre, 10 at most; downhill is free
     assert bias.tolist() == [[[[0.0, -1.0, -10.0], [0.0, 0.0, -10.0], [0.0, 0.0, 0.0]]]]
+    attn.elevation_alpha.data.fill_(-2.0)
+    assert attn.elevation_bias(torch.tensor([[0.0, 500.0, 9000.0]])).equal(-bias)
 
 
 @torch.no_grad()

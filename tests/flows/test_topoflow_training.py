@@ -254,6 +254,11 @@ def test_a_remapped_start_is_the_baseline_again(baseline: Run, tuned: Run) -> No
     assert tuned.console[1] == "before: elevation_alpha=0 H_scale=1000"
 
 
+def test_the_new_parameter_moves_in_a_few_steps(tuned: Run) -> None:
+    moved = tuned.console[-1].removeprefix("after: elevation_alpha=").split()[0]
+    assert float(moved) != 0
+
+
 def test_fixed_starts_as_the_baseline_too(baseline: Run, cache: Path, tmp_path: Path) -> None:
     start_from = ("--init-from", baseline.best, *TO_FIXED, "--max-random", 2)
     run = train(tmp_path, cache, *start_from, "--steps", 1, "--val-every", 1)

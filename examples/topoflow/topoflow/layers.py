@@ -61,19 +61,14 @@ class ElevationAttention(Attention):
         return super().forward(x, self.elevation_bias(height))
 
     def elevation_bias(self, height: Tensor) -> Tensor:
-        """[B, N] in metres -> [B, 1, N, N] for the logits of query i and key j, in [-10, 0].
+        """[B, N] in metres -> [B, 1, N, N] for the logits of query i and key j, in [-10, 10].
 
-        `-alpha * relu((h_j - h_i) / H_scale)`. At alpha = 0 every value stands on the clamp's upper bound, where
-        torch.clamp lets the gradient through, so alpha can learn; with a negative alpha it could not.
+        `-alpha * relu((h_j - h_i) / H_scale)`. The bounds are the same on both sides of 0, where alpha begins, so that it
+        can learn in either direction: between -10 and 0 its gradient would vanish as soon as it was negative.
         At 8192 patches this is 268 MB in float32, and a bias that needs a gradient costs the CPU the fused kernel.
         """
         climb = (height[:, None, :] - height[:, :, None]) / self.H_scale
-        return (-self.elevation_alpha * F.relu(climb)).clamp(-10.0, 0.0).unsqueeze(1)
-
-    @torch.no_grad()
-    def keep_alpha_learning(self) -> None:
-        """For after each optimizer step: back to 0 from below, where it could not learn and would never come back."""
-        self.elevation_alpha.clamp_(min=0.0)
+        return (-self.elevation_alpha * F.relu(climb)).clamp(-10.0, 10.0).unsqueeze(1)
 
 
 class DropPath(nn.Module):

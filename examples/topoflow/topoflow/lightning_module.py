@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from torch import Tensor
 
-from topoflow.layers import ElevationAttention
 from topoflow.model import VARIANTS
 from topoflow.variables import TARGETS
 
@@ -51,11 +50,6 @@ class AirQuality(LightningModule):
         forecast = self.net(fields, lead_time, elevation)
         error = F.mse_loss(forecast[:, self.targets], outcome[:, self.targets], reduction="none")
         return error.flatten(1).mean(1)
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
-        for layer in self.net.modules():
-            if isinstance(layer, ElevationAttention):
-                layer.keep_alpha_learning()
 
     def on_validation_epoch_start(self) -> None:
         self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # of losses, of samples
