@@ -35,3 +35,12 @@ class Table(Mapping[str, T], Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._places
+
+
+class Classes(Table[type[T]]):
+    """Names to the classes themselves at `package.module:Class`, in the order given; each is imported when asked for."""
+
+    def __getitem__(self, name: str) -> type[T]:
+        if name not in self._made:
+            self._made[name] = load(self._places[name])
+        return self._made[name]

@@ -47,7 +47,7 @@ FLOOR = {room: number for number, line in enumerate(FLOORS.split("\n")) for room
 PLUGINS = {
     "formats": {"base", "lookalikes"},
     "targets": {"base", "building"},
-    "ops": {"arguments", "base", "filling", "numbers", "slicing"},
+    "ops": {"arguments", "base", "filling", "numbers", "shapes", "slicing"},
     "reports.kinds": set[str](),
 }
 NEVER = {"plan": {"formats", "targets"}, "policy": {"formats", "targets"}, "reports": {"formats"}}

@@ -7,47 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ckptdoctor.lazy import Classes
 from ckptdoctor.ops.arguments import OpError
-from ckptdoctor.ops.arithmetic import Mean, Scale
 from ckptdoctor.ops.base import Op, OutSpec
-from ckptdoctor.ops.cast import Cast
-from ckptdoctor.ops.copying import Broadcast, Repeat, Same
-from ckptdoctor.ops.extending import Pad, ResizeVocab
-from ckptdoctor.ops.interpolating import Interpolate
-from ckptdoctor.ops.joining import Concat, Split, Stack, Unstack
-from ckptdoctor.ops.layout import Permute, Reshape, Transpose
-from ckptdoctor.ops.rearrange import Rearrange
-from ckptdoctor.ops.selecting import Index
-from ckptdoctor.ops.slicing import Slice
-from ckptdoctor.ops.weight_norm import WeightNorm, WeightNormParts
 from ckptdoctor.text import did_you_mean, listing
 
 __all__ = ["OPS", "Op", "OpError", "OutSpec", "ops_schema", "parse_op"]
 
-_ALL: tuple[type[Op], ...] = (
-    Broadcast,
-    Cast,
-    Concat,
-    Index,
-    Interpolate,
-    Mean,
-    Pad,
-    Permute,
-    Rearrange,
-    Repeat,
-    Reshape,
-    ResizeVocab,
-    Same,
-    Scale,
-    Slice,
-    Split,
-    Stack,
-    Transpose,
-    Unstack,
-    WeightNorm,
-    WeightNormParts,
+OPS: Classes[Op] = Classes(
+    {
+        "broadcast": "ckptdoctor.ops.copying:Broadcast",
+        "cast": "ckptdoctor.ops.cast:Cast",
+        "concat": "ckptdoctor.ops.joining:Concat",
+        "index": "ckptdoctor.ops.selecting:Index",
+        "interpolate": "ckptdoctor.ops.interpolating:Interpolate",
+        "mean": "ckptdoctor.ops.arithmetic:Mean",
+        "pad": "ckptdoctor.ops.extending:Pad",
+        "permute": "ckptdoctor.ops.layout:Permute",
+        "rearrange": "ckptdoctor.ops.rearrange:Rearrange",
+        "repeat": "ckptdoctor.ops.copying:Repeat",
+        "reshape": "ckptdoctor.ops.layout:Reshape",
+        "resize_vocab": "ckptdoctor.ops.extending:ResizeVocab",
+        "same": "ckptdoctor.ops.copying:Same",
+        "scale": "ckptdoctor.ops.arithmetic:Scale",
+        "slice": "ckptdoctor.ops.slicing:Slice",
+        "split": "ckptdoctor.ops.joining:Split",
+        "stack": "ckptdoctor.ops.joining:Stack",
+        "transpose": "ckptdoctor.ops.layout:Transpose",
+        "unstack": "ckptdoctor.ops.joining:Unstack",
+        "weight_norm": "ckptdoctor.ops.weight_norm:WeightNorm",
+        "weight_norm_parts": "ckptdoctor.ops.weight_norm:WeightNormParts",
+    }
 )
-OPS: Mapping[str, type[Op]] = {op.name: op for op in _ALL}
 
 
 def parse_op(value: object) -> Op:

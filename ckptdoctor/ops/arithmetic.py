@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import frexp, isfinite
+from math import frexp
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import ArgumentKind, OpError, argument
-from ckptdoctor.ops.base import Example, Op, OutSpec, alike, only
-from ckptdoctor.ops.numbers import LARGEST, narrowed, need_float, wide
+from ckptdoctor.ops.base import Example, Op, OutSpec, only
+from ckptdoctor.ops.numbers import LARGEST, is_finite, narrowed, need_float, wide
+from ckptdoctor.ops.shapes import alike
 
 if TYPE_CHECKING:
     import torch
@@ -19,9 +20,9 @@ _SMALLEST = {"float32": 1.1754943508222875e-38, "float64": 2.2250738585072014e-3
 
 
 def _read_factor(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value or not isfinite(value):
+    if not is_finite(value) or not value:
         raise OpError("is not a finite number other than 0", hint="write 0.125")
-    return value
+    return float(value) if abs(value) > 2**53 else value  # torch takes no larger integers
 
 
 _FACTOR = ArgumentKind({"type": "number", "not": {"const": 0}}, _read_factor)

@@ -1,9 +1,9 @@
 """What an op is: one small change to tensors, whose effect on shapes is known before a byte is read.
 
 To add one: a frozen dataclass that inherits `Op`, in a file of its family, with its arguments declared by
-`argument(...)`; then one line in the table of `__init__.py`. What the YAML may say, its JSON Schema and its text for
-people all come from these fields, and `tests/contracts/test_ops.py` covers the op from then on. `import torch` stands
-inside `apply`.
+`argument(...)`; then one line in the table of `__init__.py`, and one in `tests/contracts/op_cases.py` that says with which
+arguments to try it. What the YAML may say, its JSON Schema and its text for people all come from these fields, and the
+tests of all ops cover it from then on. `import torch` stands inside `apply`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, Type
 
 from ckptdoctor.model import DType, TensorSpec
 from ckptdoctor.ops.arguments import ArgumentKind, OpError, plain, text
-from ckptdoctor.text import did_you_mean, listing, plural, printable, shape_text
+from ckptdoctor.text import did_you_mean, listing, plural
 
 if TYPE_CHECKING:
     import torch
@@ -199,52 +199,3 @@ def only(op: Op, inputs: tuple[TensorSpec, ...]) -> TensorSpec:
     if len(inputs) != 1:
         raise OpError(f"{op.describe()} takes one tensor, not {plural(len(inputs), 'tensor')}")
     return inputs[0]
-
-
-def dimension(op: Op, dim: int, shape: tuple[int, ...], *, more: int = 0) -> int:
-    """`dim` counted from 0; `more` is 1 where the op adds a dimension. Raises OpError for one that there is not."""
-    rank = len(shape) + more
-    if not -rank <= dim < rank:
-        hint = f"dim goes from {-rank} to {rank - 1} here" if rank else "a scalar has no dimension"
-        raise OpError(f"{op.describe()}: {shape_text(shape)} has no dimension {dim}", hint=hint)
-    return dim % rank
-
-
-def target_size(op: Op, dim: int, target: TensorSpec | None) -> int:
-    """What a target's size is along `dim`, for `like: target`. Raises OpError where that is not known."""
-    if target is None:
-        hint = "give a target, let this op be the last of its rule, or write the size instead of like"
-        raise OpError(f"{op.describe()}: the shape of the target is not known here", hint=hint)
-    return target.shape[dimension(op, dim, target.shape)]
-
-
-def alike(op: Op, inputs: tuple[TensorSpec, ...], *, but: int | None = None) -> TensorSpec:
-    """The first of several tensors that agree in dtype and shape, except along the dimension `but`. Raises OpError."""
-    if not inputs:
-        raise OpError(f"{op.describe()} takes one tensor or more, not 0 tensors")
-    first = inputs[0]
-    axis = None if but is None else dimension(op, but, first.shape)
-    for spec in inputs:
-        if spec.dtype != first.dtype:
-            both = f"{printable(first.key)} is {first.dtype} and {printable(spec.key)} is {spec.dtype}"
-            raise OpError(f"{op.describe()}: {both}", hint="cast to one dtype in a rule before, in a map of its own")
-        if _rest(spec.shape, axis) != _rest(first.shape, axis):
-            both = f"{printable(first.key)} is {shape_text(first.shape)} and {printable(spec.key)} is {shape_text(spec.shape)}"
-            hint = "the shapes must be equal" + ("" if axis is None else f" but for dim {axis}")
-            raise OpError(f"{op.describe()}: {both}", hint=hint)
-    return first
-
-
-def _rest(shape: tuple[int, ...], axis: int | None) -> tuple[int | None, ...]:
-    return tuple(None if place == axis else size for place, size in enumerate(shape))
-
-
-def as_many(op: Op, inputs: tuple[TensorSpec, ...], targets: tuple[TensorSpec | None, ...]) -> Op:
-    """The op, if it gives one output for each of the targets (or their number is unknown). Raises OpError if not."""
-    made = len(op.out_specs(inputs))
-    if targets and made != len(targets):
-        message = (
-            f"{op.describe()} makes {plural(made, 'tensor')}, and there are {plural(len(targets), 'key')} for them"
-        )
-        raise OpError(message, hint="let the rule name one key for each")
-    return op

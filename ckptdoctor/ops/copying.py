@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import COUNT, FLAG, WHOLE, OpError, argument
-from ckptdoctor.ops.base import Example, Op, OutSpec, alike, as_many, dimension, only
+from ckptdoctor.ops.base import Example, Op, OutSpec, only
+from ckptdoctor.ops.shapes import alike, as_many, dimension
 from ckptdoctor.ops.slicing import Slice
 
 if TYPE_CHECKING:
@@ -130,9 +131,8 @@ class Same(Op):
         """The first. Refuses others that differ from it."""
         import torch
 
-        first, *others = (tensor.contiguous() for tensor in inputs)
-        plain = [each.reshape(-1).view(torch.uint8) for each in (first, *others) if each.numel()]
-        if not all(torch.equal(plain[0], each) for each in plain):
+        first = inputs[0].contiguous()
+        if not all(torch.equal(_bytes(first), _bytes(each)) for each in inputs[1:]):
             hint = "take one of them by its key, or their mean"
             raise OpError(f"{self.describe()}: the tensors are not equal", hint=hint)
         return (first,)
@@ -145,3 +145,11 @@ class Same(Op):
     def for_moments(self, order: Literal[1, 2]) -> tuple[Op, ...] | None:
         """None: equal weights have moments of their own."""
         return None
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    plain = tensor.resolve_conj().resolve_neg().contiguous()
+    # A dimension of size 1 may have any stride, which `view` does not take.
+    return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import FLAG, LIKE, SIZE, WHOLE, OpError, argument, word
-from ckptdoctor.ops.base import Example, Op, OutSpec, dimension, only, target_size
+from ckptdoctor.ops.base import Example, Op, OutSpec, only
 from ckptdoctor.ops.filling import FILL, ZERO, Fill
+from ckptdoctor.ops.shapes import dimension, target_size
 from ckptdoctor.ops.slicing import Slice
 from ckptdoctor.text import shape_text
 

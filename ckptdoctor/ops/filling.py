@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import ArgumentKind, OpError
 from ckptdoctor.ops.base import Op
-from ckptdoctor.ops.numbers import LARGEST, narrowed, need_float, wide
+from ckptdoctor.ops.numbers import LARGEST, is_finite, narrowed, need_float, wide
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,8 @@ class Fill:
 
         shape = [*tensor.shape[:dim], count, *tensor.shape[dim + 1 :]]
         if self.number is not None:
-            return torch.full(shape, self.number, dtype=tensor.dtype)
+            whole = not (tensor.is_floating_point() or tensor.is_complex())
+            return torch.full(shape, int(self.number) if whole else float(self.number), dtype=tensor.dtype)
         if self.std is None:
             return narrowed(op, wide(tensor).mean(dim, keepdim=True), (tensor,)).expand(shape)
         kind = torch.float64 if tensor.dtype == torch.float64 else torch.float32
@@ -74,15 +75,11 @@ def _can_be(number: float, spec: TensorSpec) -> bool:
     return largest is not None and abs(number) <= largest
 
 
-def _number(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) <= LARGEST["float64"]  # type: ignore[arg-type]
-
-
 def _read_fill(value: object) -> Fill:
     if value == "mean":
         return MEAN
-    if _number(value):
-        return Fill(value)  # type: ignore[arg-type]
+    if is_finite(value):
+        return Fill(value)
     if isinstance(value, Mapping) and set(value) == {"normal"}:
         return _read_normal(value["normal"])
     raise OpError("is no way to fill", hint="write 0, another number, mean, or {normal: {std: 0.02, seed: 0}}")
@@ -93,7 +90,7 @@ def _read_normal(value: object) -> Fill:
     if not isinstance(value, Mapping) or set(value) != {"std", "seed"}:
         raise OpError("needs std and seed of the normal distribution, and nothing else", hint=hint, at=("normal",))
     std, seed = value["std"], value["seed"]
-    if not _number(std) or std <= 0:
+    if not is_finite(std) or std <= 0:
         raise OpError("needs a std above 0", hint=hint, at=("normal", "std"))
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise OpError("needs a seed that is a whole number from 0", hint=hint, at=("normal", "seed"))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import FLAG, INTEGER, LIKE, SIZE, ArgumentKind, OpError, argument, read_integers, word
-from ckptdoctor.ops.base import Example, Op, OutSpec, only, target_size
+from ckptdoctor.ops.base import Example, Op, OutSpec, only
 from ckptdoctor.ops.numbers import narrowed, need_float
+from ckptdoctor.ops.shapes import target_size
 from ckptdoctor.text import shape_text
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from ckptdoctor.ops.arguments import (
     argument,
     read_integers,
 )
-from ckptdoctor.ops.base import Example, Op, OutSpec, alike, as_many, dimension, only, target_size
+from ckptdoctor.ops.base import Example, Op, OutSpec, only
+from ckptdoctor.ops.shapes import alike, as_many, dimension, target_size
 from ckptdoctor.text import shape_text
 
 if TYPE_CHECKING:

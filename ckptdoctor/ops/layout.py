@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import INTEGER, ArgumentKind, OpError, argument, read_integers
-from ckptdoctor.ops.base import Example, Op, OutSpec, dimension, only
+from ckptdoctor.ops.base import Example, Op, OutSpec, only
+from ckptdoctor.ops.shapes import dimension
 from ckptdoctor.text import plural, shape_text
 
 if TYPE_CHECKING:

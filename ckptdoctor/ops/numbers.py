@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import OpError
@@ -22,6 +22,11 @@ LARGEST = {
     "float8_e4m3fnuz": 240.0,
 }
 """The floating-point types that are computed with, and the largest number of each."""
+
+
+def is_finite(value: object) -> TypeGuard[int | float]:
+    """Whether a plain value is a number that float64 holds."""
+    return type(value) in (int, float) and abs(value) <= LARGEST["float64"]  # type: ignore[arg-type]
 
 
 def need_float(op: Op, spec: TensorSpec) -> None:

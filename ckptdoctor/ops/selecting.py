@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import INTEGER, WHOLE, ArgumentKind, OpError, argument, read_integers
-from ckptdoctor.ops.base import Example, Op, OutSpec, dimension, only
+from ckptdoctor.ops.base import Example, Op, OutSpec, only
 from ckptdoctor.ops.filling import FILL, ZERO, Fill
+from ckptdoctor.ops.shapes import dimension
 from ckptdoctor.text import listing
 
 if TYPE_CHECKING:
@@ -59,13 +60,17 @@ class Index(Op):
     )
 
     def check(self) -> None:
-        """Names come in pairs of lists, and new ones need values."""
+        """Names come in pairs of lists that share some, and new ones need values."""
         if (self.from_ is None) != (self.to is None):
             raise OpError(f"{self.name}: names need both from and to", hint="write from: [..], to: [..]")
         new = [each for each in self.to or () if each not in (self.from_ or ())]
         if new and self.fill is None:
             hint = "say of what: fill: mean, fill: 0 or fill: {normal: {std: 0.02, seed: 0}}"
             raise OpError(f"{self.name}: {listing(new)} is not in from, and there is no fill", hint=hint)
+        if self.to is not None and len(new) == len(self.to):
+            raise OpError(
+                f"{self.name}: no name of to is in from", hint="declare the key as fresh: nothing of it is kept"
+            )
 
     def out_specs(self, inputs: tuple[TensorSpec, ...]) -> tuple[OutSpec, ...]:
         """The input's shape with as many indices as are taken. Refuses indices out of range, or too many or few names."""

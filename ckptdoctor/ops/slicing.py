@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import COUNT, WHOLE, OpError, argument
-from ckptdoctor.ops.base import Example, Op, OutSpec, dimension, only
+from ckptdoctor.ops.base import Example, Op, OutSpec, only
+from ckptdoctor.ops.shapes import dimension
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import WHOLE, OpError, argument
-from ckptdoctor.ops.base import Example, Op, OutSpec, dimension, only
+from ckptdoctor.ops.base import Example, Op, OutSpec, only
 from ckptdoctor.ops.numbers import narrowed
+from ckptdoctor.ops.shapes import dimension
 from ckptdoctor.text import plural, shape_text
 
 if TYPE_CHECKING:

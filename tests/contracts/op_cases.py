@@ -62,7 +62,8 @@ def spec_of(tensor: torch.Tensor) -> TensorSpec:
 
 
 def bits(tensor: torch.Tensor) -> bytes:
-    return bytes(tensor.contiguous().flatten().view(torch.uint8).tolist()) if tensor.numel() else b""
+    packed = tensor.flatten().clone(memory_format=torch.contiguous_format)  # one element may have any stride
+    return bytes(packed.view(torch.uint8).tolist()) if tensor.numel() else b""
 
 
 def dims(shape):
@@ -98,6 +99,7 @@ def index(draw, shape):
     if not names or draw(st.booleans()):
         return {"dim": dim, "indices": draw(st.lists(st.integers(-whole, max(whole - 1, 0)), min_size=1, unique=True))}
     to = draw(st.permutations([*names, "new", "other"]))[: draw(st.integers(1, whole + 2))]
+    to = to if set(to) & set(names) else [*to, names[0]]
     return {"dim": dim, "from": names, "to": to, "fill": draw(FILLS)}
 
 

@@ -19,7 +19,7 @@ each_op = pytest.mark.parametrize("op", OPS.values(), ids=lambda op: op.name)
 
 def test_every_op_is_covered():
     assert set(ARGUMENTS) == set(OPS)
-    assert list(OPS) == sorted(OPS)
+    assert list(OPS) == sorted(OPS) == [op.name for op in OPS.values()]
 
 
 @given(cases())

@@ -1,6 +1,7 @@
 """What ops say of single elements, against counting them: new ones, selected ones, and the moments that go with them."""
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,35 +100,10 @@ def test_moments_stay_with_their_elements_and_new_ones_have_none(case_and_new, o
 
 @pytest.mark.parametrize("op", OPS.values(), ids=lambda op: op.name)
 def test_which_moments_go_along(op):
-    made = parse_op({op.name: EXAMPLES[op.name]})
+    made = parse_op(yaml.safe_load(op.example.rule)["op"])
     none = {"broadcast", "interpolate", "mean", "repeat", "same", "weight_norm", "weight_norm_parts"}
     assert (made.for_moments(1) is None) == (made.for_moments(2) is None) == (op.name in none)
     assert (made.for_moments(1) == (made,)) == (op.moves or op.name == "slice")
-
-
-EXAMPLES = {
-    "broadcast": 2,
-    "cast": "float16",
-    "concat": 0,
-    "index": {"dim": 0, "from": ["a"], "to": ["a", "b"], "fill": 1},
-    "interpolate": {"to": [2, 2]},
-    "mean": None,
-    "pad": {"dim": 0, "to": 4, "fill": 1},
-    "permute": [1, 0],
-    "rearrange": {"pattern": "a b -> b a"},
-    "repeat": {"dim": 0, "times": 2},
-    "reshape": [-1],
-    "resize_vocab": {"to": 4, "fill": "mean"},
-    "same": None,
-    "scale": 2,
-    "slice": {"dim": 0, "stop": 1},
-    "split": {"parts": 2},
-    "stack": 0,
-    "transpose": [0, 1],
-    "unstack": 0,
-    "weight_norm": None,
-    "weight_norm_parts": 0,
-}
 
 
 def test_moments_of_a_scaled_weight_are_those_that_training_gives():
