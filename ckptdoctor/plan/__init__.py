@@ -4,6 +4,7 @@
 settles the state of every target and every source tensor (settle.py). Everything here is pure.
 """
 
+from ckptdoctor.plan.balance import Amount, Balance, balance_of
 from ckptdoctor.plan.make import check_alone, make_plan
 from ckptdoctor.plan.types import (
     Apply,
@@ -19,13 +20,16 @@ from ckptdoctor.plan.types import (
 )
 
 __all__ = [
+    "Amount",
     "Apply",
+    "Balance",
     "Expression",
     "Plan",
     "Remainder",
     "Status",
     "Step",
     "Take",
+    "balance_of",
     "check_alone",
     "make_plan",
     "ops_of",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptdoctor.errors import PlanError
 from ckptdoctor.model import Manifest
+from ckptdoctor.plan.balance import balance_of
 from ckptdoctor.plan.settle import image_of, remainders, steps_for
 from ckptdoctor.plan.stage import Stage, Value, run_stage
 from ckptdoctor.plan.tying import declared_ties, share
@@ -49,7 +50,7 @@ def make_plan(source: Manifest, target: Manifest | None = None, maps: KeyMap | S
         raise PlanError.of(problems)
     rest = remainders(source, steps, dropped)
     plan = Plan(source, image, maps, steps, rest, has_target=target is not None)
-    _check_balance(plan)
+    balance_of(plan)  # every element of both sides is in one class, or we are wrong
     return replace(plan, warnings=warnings_for(plan))
 
 
@@ -78,14 +79,3 @@ def _fresh_without_target(declaration: Declaration) -> PlanError:
         rule=declaration.location,
         hint="name the target, or take the fresh out",
     )
-
-
-def _check_balance(plan: Plan) -> None:
-    """Every tensor of both sides is in exactly one class; anything else is a defect of ours."""
-    used = {key for step in plan.steps if step.has_values for key in step.sources}
-    rest = [remainder.source.key for remainder in plan.remainders]
-    balanced = (
-        len(plan.steps) == len(plan.target) and len(used) + len(rest) == len(plan.source) and used.isdisjoint(rest)
-    )
-    if not balanced:
-        raise AssertionError(f"the plan does not add up: {len(used)} used + {len(rest)} left of {len(plan.source)}")

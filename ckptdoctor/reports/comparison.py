@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptdoctor.grouping import labels
 from ckptdoctor.model import Manifest, TensorSpec
-from ckptdoctor.plan import Plan, Remainder, Step
+from ckptdoctor.plan import Plan, Remainder, Step, balance_of
 from ckptdoctor.reports.base import Column, Page, Row, Table, Tone
 from ckptdoctor.text import plural, shape_text
 
@@ -137,6 +137,18 @@ def _facts(plan: Plan) -> Iterable[str]:
             yield f"{side}: wrapper segments left out of the keys: {', '.join(manifest.origin.stripped)}"
     for key_map in plan.maps:
         yield f"map: {key_map.path}"
+    if plan.maps:
+        yield _balance(plan)
+
+
+def _balance(plan: Plan) -> str:
+    """Both sides as sums: nothing is lost without a word, and nothing appears from nowhere."""
+    sides = []
+    for side, classes in balance_of(plan)._asdict().items():
+        parts = [f"{amount.elements:,} {name.replace('_', ' ')}" for name, amount in classes.items() if amount.elements]
+        total = sum(amount.elements for amount in classes.values())
+        sides.append(f"{'checkpoint' if side == 'source' else side} {total:,} = {' + '.join(parts) or '0'}")
+    return f"elements: {'; '.join(sides)}"
 
 
 def _sentence(plan: Plan) -> str:

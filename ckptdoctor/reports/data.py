@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdoctor import __version__
 from ckptdoctor.errors import Location
 from ckptdoctor.model import Manifest
-from ckptdoctor.plan import Plan, Remainder, Step
+from ckptdoctor.plan import Plan, Remainder, Step, balance_of
 
 if TYPE_CHECKING:
     from ckptdoctor.policy import Finding, Verdict
@@ -28,6 +28,7 @@ def comparison_data(command: str, plan: Plan, verdict: Verdict | None, exit_stat
         "target": target_data(plan.target) if plan.has_target else None,
         "maps": [{"path": key_map.path, "sha256": key_map.sha256} for key_map in plan.maps],
         "summary": summary(plan),
+        "balance": balance_data(plan),
         "keys": sorted(keys, key=lambda row: (row["target"] or "", row["sources"])),
         "checks": sorted(map(_check, verdict.findings), key=lambda row: row["id"]) if verdict else [],
         "warnings": list(plan.warnings),
@@ -77,6 +78,15 @@ def summary(plan: Plan) -> dict[str, Any]:
         "dropped": len(plan.unused("dropped")),
         "parameters_unexpected": sum(rest.source.counted for rest in unexpected),
         "buffers_random": plan.random_buffers,
+    }
+
+
+def balance_data(plan: Plan) -> dict[str, Any]:
+    """Tensors, elements and bytes of each class; tied tensors count as often as they stand in a manifest."""
+    balance = balance_of(plan)
+    return {
+        side: {name: amount._asdict() for name, amount in classes.items()}
+        for side, classes in balance._asdict().items()
     }
 
 

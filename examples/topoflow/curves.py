@@ -1,6 +1,6 @@
 """The validation losses of the demo's three runs: printed, compared, and drawn.
 
-    python curves.py runs/baseline runs/careless runs/remapped [--picture curves.png]
+    python curves.py runs/baseline runs/careless runs/remapped [--level runs/level] [--picture curves.png]
 
 Exit status 1: the remapped start is not the baseline's best loss to a relative 1e-4.
 """
@@ -44,6 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compare and draw the three runs of the demo.")
     for name in ("baseline", "careless", "remapped"):
         parser.add_argument(name, type=Path, help="a folder that train.py wrote")
+    parser.add_argument("--level", type=Path, metavar="RUN", help="the remapped run again, with --no-elevation")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw the curves into this file")
     options = parser.parse_args()
     baseline, careless, remapped = (validations(run) for run in (options.baseline, options.careless, options.remapped))
@@ -55,6 +56,9 @@ def main() -> int:
         f"(a) strict=False, at step 0             {careless_start:.6f}  ({careless_start / best:.2f} times the baseline's)"
     )
     print(f"(b) from the remapped file, at step 0   {start:.6f}  (off by a relative {off:.1e})")
+    if options.level:
+        ends = " ".join(f"{validations(run)[-1][1]:.6f}" for run in (options.remapped, options.level))
+        print(f"at the end with elevation, and without  {ends}")
     if options.picture:
         draw(baseline, {"(a) strict=False": careless, "(b) remapped": remapped}, options.picture)
         print(f"drawn: {options.picture}")

@@ -45,5 +45,8 @@ printf '\n--- (b) from the remapped checkpoint\n'
 train remapped --variant sequential --init-from "$out/start.ckpt" --max-random 2 --steps 40 --val-every 10
 run 0 ckptdoctor triage "$out/remapped.log" --baseline "$base"
 
+printf '\n--- (c) as (b), with elevation left out of the training\n'
+train level --variant sequential --init-from "$out/start.ckpt" --max-random 2 --no-elevation --steps 40 --val-every 10
+
 printf '\n--- the three starts\n'
-run 0 python curves.py "$out/baseline" "$out/careless" "$out/remapped" --picture "$out/../curves.png"
+run 0 python curves.py "$out/baseline" "$out/careless" "$out/remapped" --level "$out/level" --picture "$out/../curves.png"
