@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ckptdoctor.errors import AmbiguousMatch, CountMismatch, KeyCollision, Location, PlanError, ShapeError
@@ -97,13 +97,20 @@ def _with_hint(stage: Stage, rule: Rule, matches: Matches, problem: PlanError) -
 
 
 def _matches(stage: Stage, rule: Rule) -> Iterator[tuple[int, str, Match]]:
-    for key in stage.inputs:
+    for key in _candidates(stage, rule.sources):
         if key in stage.dropped:
             continue
         for index, pattern in enumerate(rule.sources):
             match = _match(pattern, key, stage.problems, rule.location)
             if match and not any(_match(but, key, stage.problems, rule.location) for but in rule.excepts):
                 yield index, key, match
+
+
+def _candidates(stage: Stage, patterns: Sequence[Pattern]) -> Iterable[str]:
+    """The keys that could match: those that literal patterns name, else all; a map of many literal rules stays quick."""
+    if all(pattern.literal for pattern in patterns):
+        return [key for pattern in patterns if (key := pattern.fill({})) in stage.inputs]
+    return stage.inputs
 
 
 def _produce(stage: Stage, rule: Rule, instance: Instance) -> int:
