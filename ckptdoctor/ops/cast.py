@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ckptdoctor.model import DTYPES, DType, TensorSpec
 from ckptdoctor.ops.base import ArgumentKind, Example, Op, OpError, OutSpec, argument, only
@@ -82,6 +82,10 @@ class Cast(Op):
         if _holds(self.to, before):
             return Cast(before)
         return f"{self.to} does not hold every {before} number"
+
+    def for_moments(self, order: Literal[1, 2]) -> tuple[Op, ...] | None:
+        """No op: moments keep their own dtype."""
+        return ()
 
 
 def _holds(wide: DType, narrow: DType) -> bool:
