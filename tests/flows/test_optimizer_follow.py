@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,8 @@ import ckptdoctor
 from ckptdoctor.errors import CheckpointError, UsageError
 from ckptdoctor.formats.base import WriteOptions
 from ckptdoctor.keymap import parse_map
+from ckptdoctor.ops import Op, OutSpec
+from ckptdoctor.plan import Apply, Take
 from ckptdoctor.receipt import Receipt, read_receipt
 from tests.cli.helpers import run
 
@@ -228,6 +231,49 @@ def test_keeping_the_states_of_a_transposed_weight_is_refused(tmp_path: Path) ->
     with pytest.raises(CheckpointError, match="changes parameters") as error:
         remapped(path, nn.Sequential(nn.Linear(4, 4)), TURN, WriteOptions())
     assert error.value.hint == "take them along: --optimizer follow, or leave them out: --optimizer drop"
+
+
+@dataclass(frozen=True, slots=True)
+class Halve(Op):
+    """One tensor in two, as `split` will do it."""
+
+    name: ClassVar[str] = "halve"
+    fan_out: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
+
+    def out_specs(self, inputs: tuple[ckptdoctor.TensorSpec, ...]) -> tuple[OutSpec, ...]:
+        return (((inputs[0].shape[0] // 2, *inputs[0].shape[1:]), inputs[0].dtype),) * 2
+
+    def apply(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return tuple(inputs[0].chunk(2))
+
+    def inverse(self, inputs: tuple[ckptdoctor.TensorSpec, ...]) -> Op | str:
+        return "a test"
+
+
+def test_a_state_for_two_parameters_is_two_states(tmp_path: Path) -> None:
+    """torch steps the tensors of a state in place: two parameters must not share one."""
+    old = nn.Linear(4, 4, bias=False)
+    new = nn.ModuleList([nn.Linear(4, 2, bias=False), nn.Linear(4, 2, bias=False)])
+    new.forward = lambda inputs: torch.cat([each(inputs) for each in new], 1)  # type: ignore[method-assign]
+    optimizer, new_optimizer = adam(old), adam(new)
+    losses(old, optimizer, range(3))
+    path = saved(tmp_path / "old.ckpt", old, optimizer)
+    source, target = ckptdoctor.read_manifest(path), manifest_of(new)
+    steps = [
+        ckptdoctor.Step(each, "computed", Apply(Halve(), (Take("weight"),), number), each)
+        for number, each in enumerate(target.values())
+    ]
+    plan = ckptdoctor.Plan(source, target, (), tuple(steps), (), has_target=True)
+    receipt = ckptdoctor.execute(plan, path.with_name("new.ckpt"), options=FOLLOW)
+    assert receipt.notes[0].startswith("optimizer: 6 moments of 2 parameters followed")
+    new.load_state_dict(new_file(path)["model"])
+    states = new_file(path)["optimizer"]["state"]
+    assert states[0]["step"].data_ptr() != states[1]["step"].data_ptr()
+    new_optimizer.load_state_dict(new_file(path)["optimizer"])
+    assert losses(new, new_optimizer, range(3, 9)) == pytest.approx(losses(old, optimizer, range(3, 9)), rel=1e-5)
+    assert [state["step"] for state in new_optimizer.state_dict()["state"].values()] == [9, 9]
+    assert torch.allclose(torch.cat([each.weight for each in new]), old.weight, rtol=1e-5)
 
 
 class Wider(New):
