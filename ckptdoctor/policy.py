@@ -178,11 +178,9 @@ def _tied(plan: Plan) -> Finding:
     for step in plan.steps:
         if step.filled and step.status != "tied":
             made_of = "+".join(plan.source[key].tied_to or key for key in step.sources)
-            first.setdefault(step.target.tied_to or step.target.key, set()).add(made_of)
+            first.setdefault(step.memory, set()).add(made_of)
     torn = {group for group, sources in first.items() if len(sources) > 1}
-    return _finding(
-        "tied", [step for step in plan.steps if (step.target.tied_to or step.target.key) in torn], "tensors"
-    )
+    return _finding("tied", [step for step in plan.steps if step.memory in torn], "tensors")
 
 
 _CHECKS: dict[str, Callable[[Plan], Finding]] = {

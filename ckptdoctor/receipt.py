@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from ckptdoctor.errors import CorruptCheckpoint
+from ckptdoctor.errors import CheckpointError, CorruptCheckpoint, UsageError
 from ckptdoctor.files import SourceFile
 from ckptdoctor.model import DTYPES
 from ckptdoctor.strictjson import StrictJsonError, loads
@@ -104,6 +104,25 @@ def read_receipt(output: str | os.PathLike[str]) -> Receipt:
         except StrictJsonError as error:
             hint = "remap writes one anew with the output; without the file, what it said is not checked"
             raise CorruptCheckpoint(f"{path} is no receipt: {error}", path=path, hint=hint) from None
+
+
+def check_not_again(source: str | os.PathLike[str], maps: Mapping[str, str]) -> None:
+    """Raise UsageError where a receipt shows that a checkpoint is what one of these maps (sha256 -> path) has made.
+
+    The receipt counts if it is one of this file, by its size; one that cannot be read says nothing.
+    """
+    try:
+        if not maps or find_receipt(source) is None:
+            return
+        receipt, size = read_receipt(source), Path(source).stat().st_size
+    except (CheckpointError, OSError, ValueError):  # whoever reads the file says what is wrong with it
+        return
+    for row in receipt.maps:
+        if row["sha256"] in maps and receipt.output["bytes"] == size:
+            raise UsageError(
+                f"{os.fspath(source)} is what {maps[row['sha256']]} made of {receipt.source['reference']} already",
+                hint="give the checkpoint it was made of; to apply the map once more, say --again",
+            )
 
 
 def _receipt(document: Any, output: str) -> Receipt:

@@ -28,6 +28,7 @@ FACADE = ("__init__", "__main__")
 FLOORS = """
 errors model text lazy
 files strictjson patterns danger ops wrappers pickles
+initialisers
 strided archive keymap receipt
 formats
 source
@@ -46,7 +47,7 @@ FLOOR = {room: number for number, line in enumerate(FLOORS.split("\n")) for room
 PLUGINS = {
     "formats": {"base", "lookalikes"},
     "targets": {"base", "building"},
-    "ops": {"base"},
+    "ops": {"arguments", "base", "filling", "numbers", "slicing"},
     "reports.kinds": set[str](),
 }
 NEVER = {room: {"formats", "targets"} for room in ("plan", "policy", "optimizer")} | {"reports": {"formats"}}

@@ -11,6 +11,7 @@ from ckptdoctor.config import Config, find_config
 from ckptdoctor.errors import UsageError
 from ckptdoctor.model import Manifest
 from ckptdoctor.plan import Plan, make_plan
+from ckptdoctor.receipt import check_not_again
 from ckptdoctor.source import read_manifest
 from ckptdoctor.wrappers import align
 
@@ -29,9 +30,11 @@ class Request(NamedTuple):
     target_options: TargetOptions
     map_options: MapOptions
 
-    def plan(self, config: Config) -> Plan:
-        """Read, resolve, align, plan."""
+    def plan(self, config: Config, *, again: bool = True) -> Plan:
+        """Read, resolve, align, plan. Unless `again`, a source that these maps have made is refused, before all else."""
         maps = key_maps(self.map_options, config)
+        if not again:
+            check_not_again(self.source, {key_map.sha256: key_map.path for key_map in maps})
         selected = self.source_options.select or _selected_by(maps) or config.select
         source = read_manifest(self.source, selected=selected)
         target = target_manifest(self.target, self.target_options, config)
@@ -112,7 +115,7 @@ def initial_fill(request: Request, config: Config, seed: int) -> Fill:
 
     chosen = chosen_target(request.target, request.target_options, config)
     if chosen is None or chosen.reference is None:
-        raise UsageError("--fill init needs a target to initialise", hint="name a model: pkg.mod:Name")
+        raise UsageError("there is no target to take initial values from", hint="name a model: pkg.mod:Name")
     values = initial_values(
         chosen.reference,
         config=chosen.config,
@@ -120,7 +123,7 @@ def initial_fill(request: Request, config: Config, seed: int) -> Fill:
         search_path=chosen.search_path,
         seed=seed,
     )
-    return Fill(values, f"init(seed={seed})")
+    return Fill(values, f"init(seed={seed})", seed)
 
 
 def policy_of(options: PolicyOptions, config: Config, *, always: Iterable[str] = ()) -> Policy:

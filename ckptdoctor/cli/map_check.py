@@ -33,11 +33,12 @@ def map_check(
     key_map = load_map(map_path)
     if source is None:
         check_alone(key_map)
-        counts = (
+        counts: tuple[tuple[int, str], ...] = (
             (len(key_map.rules), "rule"),
             (len(key_map.fresh), "fresh declaration"),
             (len(key_map.drop), "drop declaration"),
         )
+        counts += ((len(key_map.tie), "tie"),) if key_map.tie else ()
         sentence = f"{map_path} is well formed: " + ", ".join(plural(*count) for count in counts)
         data = {
             "schema": "ckptdoctor/map-check/1",

@@ -24,6 +24,7 @@ from ckptdoctor.cli.shown import next_command
 from ckptdoctor.config import Config
 from ckptdoctor.errors import UsageError
 from ckptdoctor.execution import execute
+from ckptdoctor.execution.outputs import Fill, check_filled, model_keys
 from ckptdoctor.files import check_output
 from ckptdoctor.formats.base import WriteOptions
 from ckptdoctor.plan import Plan
@@ -54,7 +55,8 @@ class WriteChoices(NamedTuple):
         str,
         typer.Option("--fill", metavar="WHAT", help="What stays random: none (left out) or init (the constructor's)."),
     ] = "none"
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="The seed of --fill init.")] = 0
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="The seed of --fill init and init: model.")] = 0
+    again: Annotated[bool, typer.Option("--again", help="Apply a map to what the same map has made.")] = False
     no_digests: Annotated[bool, typer.Option("--no-digests", help="No sha256 of tensors in the receipt.")] = False
 
 
@@ -79,7 +81,7 @@ def remap(
     config = project_config()
     rules = policy_of(policy, config, always=("mismatched", "unexpected"))
     request = Request(source, target, source_options, target_options, maps)
-    plan = request.plan(config)
+    plan = request.plan(config, again=write.again)
     verdict = evaluate(plan, rules)
     if write.dry_run or not verdict.passed or write.out is None:
         status = 0 if verdict.passed else 1
@@ -106,8 +108,21 @@ def _check(write: WriteChoices) -> None:
     check_output(write.out, overwrite=write.overwrite)
 
 
+def _fill(plan: Plan, write: WriteChoices, request: Request, config: Config) -> Fill | None:
+    """The target's own initialisation: of all that stays random, or of what a map wants so (`init: model`)."""
+    wanted = model_keys(plan)
+    if write.fill != "init" and not wanted:
+        return None
+    try:
+        fill = initial_fill(request, config, write.seed)
+    except UsageError:
+        check_filled(plan, None)  # says which entry of the map wants it
+        raise
+    return fill if write.fill == "init" else fill.only(wanted)
+
+
 def _written(plan: Plan, out: Path, write: WriteChoices, request: Request, config: Config, *, quiet: bool) -> Receipt:
-    fill = initial_fill(request, config, write.seed) if write.fill == "init" else None
+    fill = _fill(plan, write, request, config)
     options = WriteOptions(
         digests=not write.no_digests,
         drop_optimizer=write.optimizer == "drop",
@@ -121,6 +136,7 @@ def _written(plan: Plan, out: Path, write: WriteChoices, request: Request, confi
             out,
             overwrite=write.overwrite,
             unwrap=write.unwrap,
+            again=True,  # refused before the plan was made, or wanted
             options=options._replace(observers=observers),
             fill=fill,
             command=sys.argv[1:],

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from ckptdoctor.errors import CorruptCheckpoint, OutputError, PlanError, UsageError
 from ckptdoctor.execution.beside import what_follows
-from ckptdoctor.execution.outputs import Fill, output_keys, output_tensors, stored_weights
+from ckptdoctor.execution.outputs import Fill, check_filled, output_keys, output_tensors, stored_weights
 from ckptdoctor.execution.provenance import make_receipt
 from ckptdoctor.files import OutputFile, check_output, check_rewritable, replacing, rewrite_text
 from ckptdoctor.formats import READERS, writer_for
 from ckptdoctor.formats.base import OutputTensor, WriteOptions, Writer, no_data
 from ckptdoctor.plan import Plan
-from ckptdoctor.receipt import RECEIPT_BEGINS, Receipt, receipt_json, receipt_path
+from ckptdoctor.receipt import RECEIPT_BEGINS, Receipt, check_not_again, receipt_json, receipt_path
 from ckptdoctor.source import OpenSource, open_source
 
 
@@ -28,6 +28,7 @@ def execute(
     *,
     overwrite: bool = False,
     unwrap: bool = False,
+    again: bool = False,
     options: WriteOptions | None = None,
     fill: Fill | None = None,
     command: Sequence[str] = (),
@@ -36,9 +37,13 @@ def execute(
 
     The output has the format that the ending of its name asks for, else the source's; around the weights it has everything
     the source has, and the wrapper segments of its keys, unless `unwrap`. Mismatched and unexpected tensors are not written;
-    those that stay random are if `fill` has values for them. Raises OutputError, or CheckpointError where the source is not
-    what the plan was made for; then nothing is left behind and an older output is as it was.
+    those that stay random are if a map's `init` makes values, or `fill` has them. Raises OutputError; PlanError where `fill`
+    lacks what `init: model` asks for; UsageError where the source is what one of these maps made, unless `again`;
+    CheckpointError where it is not what the plan was made for. Then nothing is left behind and an older output is as it was.
     """
+    if not again:
+        check_not_again(plan.source.origin.reference, {key_map.sha256: key_map.path for key_map in plan.maps})
+    check_filled(plan, fill)
     options = (options or WriteOptions())._replace(
         envelope_edits=tuple(edit for key_map in plan.maps for edit in key_map.envelope)
     )

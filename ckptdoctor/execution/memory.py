@@ -14,7 +14,7 @@ from ckptdoctor.errors import CorruptCheckpoint, PlanError
 from ckptdoctor.execution.values import Load, compute
 from ckptdoctor.formats.base import no_data
 from ckptdoctor.formats.torch.renames import renamed_modules
-from ckptdoctor.plan import Apply, Expression, Plan, Step, Take
+from ckptdoctor.plan import Apply, Expression, Plan, Step, over_firsts
 from ckptdoctor.text import printable, shape_text
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 def apply(plan: Plan, state_dict: Mapping[str, Any], *, wrapped: bool = False) -> dict[str, torch.Tensor]:
-    """The state dict that the plan makes of this one, in the order of the target; what stays random is not in it.
+    """The state dict that the plan makes of this one, in the order of the target; what stays random is not in it, but for
+    what an `init` of a map makes (not `init: model`: that is what a constructor does).
 
     What is only renamed is the same tensor object, not a copy, so tied tensors stay tied; what the target ties and the
     plan leaves out is there as the tensor that fills it. The keys of `state_dict` may be those of the plan's source or
@@ -53,15 +54,21 @@ def _values(plan: Plan, state_dict: Mapping[str, Any]) -> dict[str, torch.Tensor
 
     made: dict[str, torch.Tensor] = {}
     computed: dict[Expression, torch.Tensor] = {}
+    follows = tied_steps(plan)
     for step in plan.steps:
-        if isinstance(step.expression, Apply) and step.filled:
-            expression = _of_firsts(step.expression, plan)
+        if not step.has_values or step.target.key in follows:
+            continue
+        if step.init is not None:
+            value = compute(step, load)
+            made[step.target.key] = value if step.expression is None else value.clone()  # a copy is a tensor of its own
+        elif isinstance(step.expression, Apply):
+            expression = over_firsts(step.expression, plan.source)
             if expression not in computed:
                 computed[expression] = compute(step, load)
             made[step.target.key] = computed[expression]
-        elif step.expression is not None and step.filled:
+        else:
             made[step.target.key] = compute(step, load)
-    return made | {key: made[first] for key, first in tied_steps(plan).items()}
+    return made | {key: made[first] for key, first in follows.items()}
 
 
 def _is_dense(value: object) -> bool:
@@ -85,23 +92,22 @@ def _checked(tensor: torch.Tensor | None, spec: TensorSpec) -> torch.Tensor:
 
 
 def tied_steps(plan: Plan) -> dict[str, str]:
-    """For each target key that is filled only because it shares memory with others: one of these that gets values."""
+    """For each target key that gets no values of its own, as it shares memory with others: one of these that does.
+
+    These are the tied ones; all that a map ties together but the first; all that are initialised together but the first.
+    """
     fills: dict[str, str] = {}
     for step in plan.steps:
-        if step.filled and step.expression is not None:
-            fills.setdefault(_group(step), step.target.key)
-    return {step.target.key: fills[_group(step)] for step in plan.steps if step.status == "tied"}
+        if step.has_values and step.status != "tied":
+            fills.setdefault(step.memory, step.target.key)
+    return {step.target.key: fills[step.memory] for step in plan.steps if _follows(step, fills)}
 
 
-def _group(step: Step) -> str:
-    return step.target.tied_to or step.target.key
-
-
-def _of_firsts(expression: Expression, plan: Plan) -> Expression:
-    """The expression with tied source tensors named by the first of them."""
-    if isinstance(expression, Take):
-        return Take(plan.source[expression.key].tied_to or expression.key)
-    return expression._replace(inputs=tuple(_of_firsts(inner, plan) for inner in expression.inputs))
+def _follows(step: Step, fills: Mapping[str, str]) -> bool:
+    if step.status == "tied":
+        return True
+    together = step.has_values and (step.tie is not None or step.init is not None)
+    return together and fills[step.memory] != step.target.key
 
 
 def _moved(plan: Plan, names: Mapping[str, str]) -> dict[str, str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from ckptdoctor.errors import PlanError
 from ckptdoctor.formats.base import Checkpoint, OutputTensor, StoredTensor
 from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.optimizer import spec_of
-from ckptdoctor.plan import Plan, Step, Take, ops_of
+from ckptdoctor.plan import Plan, Step, Take, over_firsts
 from ckptdoctor.source import OpenSource
+from ckptdoctor.text import printable
 from ckptdoctor.wrappers import rewrapped
 
 if TYPE_CHECKING:
@@ -18,16 +20,48 @@ if TYPE_CHECKING:
 
 
 class Fill(NamedTuple):
-    """Values for the target's tensors that stay random, by key, and where they come from (`init(seed=0)`)."""
+    """Values for the target's tensors that stay random, by key, and where they come from (`init(seed=0)`).
+
+    `seed` is what the target was constructed with, where that is known. With an `init` of its own, a key takes nothing from
+    here, unless that is `model`.
+    """
 
     values: Mapping[str, torch.Tensor]
     text: str
+    seed: int | None = None
+
+    def only(self, keys: Iterable[str]) -> Fill:
+        """The values of these keys, as far as they are there."""
+        return self._replace(values={key: self.values[key] for key in keys if key in self.values})
+
+    def ops(self, step: Step) -> tuple[str, ...]:
+        """What a receipt says of a tensor that is filled."""
+        if step.of_model:
+            return ("init(model)" if self.seed is None else f"init(model, seed={self.seed})",)
+        return (self.text,)
+
+
+def model_keys(plan: Plan) -> list[str]:
+    """The keys, as they stand in the target, that a map wants with the values of the target's constructor."""
+    return [step.target.stored_key for step in plan.steps if step.of_model]
+
+
+def check_filled(plan: Plan, fill: Fill | None) -> None:
+    """Raise PlanError where a map asks for the constructor's values and `fill` does not have them."""
+    for step in plan.steps:
+        if step.of_model and (fill is None or step.target.stored_key not in fill.values):
+            raise PlanError(
+                f"{printable(step.target.key)} is to have its constructor's values, and there are none",
+                rule=step.rule,
+                keys=(step.target.key,),
+                hint="name a model as target (pkg.mod:Name), or choose another init",
+            )
 
 
 def output_keys(plan: Plan, *, unwrap: bool, fill: Fill | None) -> dict[str, str]:
-    """Target key -> key as written, for everything that is written: what is filled, what is tied to it, what fills gaps."""
+    """Target key -> key as written, for everything that is written: what has values, what is tied to it, what fills gaps."""
     gaps = fill.values if fill is not None else {}
-    keys = [step.target.key for step in plan.steps if step.filled or step.target.stored_key in gaps]
+    keys = [step.target.key for step in plan.steps if step.has_values or step.target.stored_key in gaps]
     return {key: key for key in keys} if unwrap else rewrapped(keys, plan.source)
 
 
@@ -56,8 +90,10 @@ def output_tensors(
         spec = _spec(step, stored)
         held_by = holder[memory[key]]
         tensor = OutputTensor(names[key], spec, tied_to=held_by if held_by != names[key] else None)
-        if not step.filled:
+        if not step.has_values:
             tensor = tensor._replace(compute=partial(_filled, step, fill))
+        elif step.init is not None:
+            tensor = tensor._replace(compute=partial(computed_bytes, step, stored, source.envelope.source))
         elif isinstance(step.expression, Take):
             tensor = tensor._replace(stored=stored[step.expression.key])
         elif step.expression is not None:
@@ -69,22 +105,17 @@ def output_tensors(
 def _shared_memory(plan: Plan, steps: Sequence[Step]) -> dict[str, str]:
     """For each target key a name for the memory behind it: equal names, shared memory."""
     memory = {step.target.key: _memory(plan.source, step) for step in steps if step.status != "tied"}
-    of_group = {
-        step.target.tied_to or step.target.key: memory[step.target.key] for step in steps if step.status != "tied"
-    }
-    tied = {
-        step.target.key: of_group[step.target.tied_to or step.target.key] for step in steps if step.status == "tied"
-    }
+    of_group = {step.memory: memory[step.target.key] for step in steps if step.status != "tied"}
+    tied = {step.target.key: of_group[step.memory] for step in steps if step.status == "tied"}
     return memory | tied
 
 
 def _memory(source: Manifest, step: Step) -> str:
     if not step.filled:
-        return "filled " + (step.target.tied_to or step.target.key)
+        return "filled " + step.memory
     if isinstance(step.expression, Take):
         return "source " + (source[step.expression.key].tied_to or step.expression.key)
-    ops = " ".join(op.describe() for op in ops_of(step.expression))
-    return " ".join(["computed", ops, *(source[key].tied_to or key for key in step.sources)])
+    return f"computed {over_firsts(step.expression, source)}" if step.expression is not None else "tied " + step.memory
 
 
 def _spec(step: Step, stored: Mapping[str, StoredTensor]) -> TensorSpec:

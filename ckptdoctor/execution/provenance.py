@@ -12,7 +12,7 @@ from ckptdoctor import __version__
 from ckptdoctor.execution.outputs import Fill
 from ckptdoctor.formats.base import OutputTensor, Written
 from ckptdoctor.model import Manifest
-from ckptdoctor.plan import Plan, Step, ops_of
+from ckptdoctor.plan import Plan, Step
 from ckptdoctor.receipt import Receipt, TensorReceipt
 
 
@@ -43,13 +43,14 @@ def make_receipt(
 
 def _row(step: Step, tensor: OutputTensor, written: Written, fill: Fill | None) -> TensorReceipt:
     spec = tensor.spec
-    gap = fill if not step.filled else None
+    gap = fill if not step.has_values else None
+    with_first = step.init is not None and tensor.tied_to is not None
     return TensorReceipt(
         key=tensor.key,
         target=step.target.key,
-        status="filled" if gap else step.status,
-        sources=step.sources if step.filled else (),
-        ops=(gap.text,) if gap else tuple(op.describe() for op in ops_of(step.expression)),
+        status="filled" if gap and not step.of_model else step.status,
+        sources=step.sources if step.has_values and not with_first else (),
+        ops=() if with_first else gap.ops(step) if gap else step.ops,
         shape=spec.shape,
         dtype=spec.dtype.name,
         sha256=written.digests.get(tensor.key) or written.digests.get(tensor.tied_to or tensor.key),
@@ -73,7 +74,7 @@ def _versions() -> dict[str, str]:
     from importlib import metadata
 
     versions = {"ckptdoctor": __version__, "python": platform.python_version()}
-    for package in ("torch", "safetensors"):
+    for package in ("torch", "numpy", "safetensors"):
         with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions

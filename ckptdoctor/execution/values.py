@@ -19,6 +19,9 @@ Load = Callable[[str], "torch.Tensor"]
 
 def compute(step: Step, load: Load) -> torch.Tensor:
     """The tensor of a step; `load` gives the source's tensors by key. Raises ShapeError where values do not survive an op."""
+    if step.init is not None and step.expression is None:
+        _need_torch()
+        return step.init.make(step.target)
     try:
         return _value(step.expression, load)
     except OpError as error:

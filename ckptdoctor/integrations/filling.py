@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ckptdoctor.errors import TargetError
 from ckptdoctor.execution.memory import tied_steps
 from ckptdoctor.execution.values import Load, compute
+from ckptdoctor.plan import Apply
 from ckptdoctor.text import listing
 
 if TYPE_CHECKING:
@@ -30,48 +31,66 @@ class Filling:
         self.plan = plan
         self._slots = _slots(module)
         entries = _entries(module)
-        self._live = {step.target.key: entries[step.target.stored_key] for step in plan.steps if step.filled}
+        self._live = {step.target.key: entries[step.target.stored_key] for step in plan.steps if step.has_values}
         self._made: dict[str, Tensor] = {}
+        self._new: dict[int, Tensor] = {}
+        self._follows = tied_steps(plan)
         _check_writable(self._live, module, plan.target.origin.reference)
+        self._check_tied()
 
     def run(self, load: Load) -> None:
         """Fill the module; `load` reads the source's tensors by key. Nothing is kept of what was read."""
         import torch
 
-        filled = [step for step in self.plan.steps if step.filled and step.expression is not None]
+        made = [step for step in self.plan.steps if step.has_values and step.target.key not in self._follows]
         with torch.no_grad():
-            for step in filled:
-                if step.status == "computed":
+            for step in made:
+                if isinstance(step.expression, Apply):
                     compute(step, load)  # an op may refuse values; then the module is still as it was
-            for step in filled:
+            for step in made:
                 self._put(step, compute(step, load))
             self._tie()
 
     def _put(self, step: Step, value: Tensor) -> None:
         """Copy, which converts dtype and device; on the meta device, make the memory first."""
-        key, live = step.target.key, self._live[step.target.key]
+        live = self._live[step.target.key]
         if not live.is_meta:
             live.copy_(value)
             return
-        first = step.target.tied_to or key
-        if first not in self._made:
-            self._made[first] = _allocated(live)
-        self._made[first].copy_(value)
-        self._replace(live, self._made[first])
+        if step.memory not in self._made:
+            self._made[step.memory] = _allocated(live)
+        self._made[step.memory].copy_(value)
+        self._replace(live, self._made[step.memory])
 
     def _tie(self) -> None:
-        """Tensors on the meta device that share memory with one that was filled, and are not the same object."""
-        ties = tied_steps(self.plan)
+        """What a map ties becomes one tensor; so does what the target ties where it has no memory yet."""
         for step in self.plan.steps:
-            if step.target.key in ties and self._live[step.target.key].is_meta:
-                made = self._made[step.target.tied_to or step.target.key]
-                self._replace(self._live[step.target.key], made)
+            if step.target.key not in self._follows:
+                continue
+            live, first = self._live[step.target.key], self._live[self._follows[step.target.key]]
+            if step.tie is not None and live is not first:
+                self._put_in_place(live, self._new.get(id(first), first))
+            elif live.is_meta:
+                self._replace(live, self._made[step.memory])
+
+    def _check_tied(self) -> None:
+        """Raise TargetError where a tensor that a map ties to another stands nowhere in the module by itself."""
+        lives = [(key, self._live[key], self._live[first]) for key, first in self._follows.items()]
+        ties = {step.target.key for step in self.plan.steps if step.tie is not None}
+        bad = [key for key, live, first in lives if key in ties and live is not first and id(live) not in self._slots]
+        if bad:
+            reference = self.plan.target.origin.reference
+            hint = "tie them in the model's own code, and take them out of the map"
+            raise TargetError(f"{reference}: {listing(bad)} cannot be tied", reference=reference, hint=hint)
 
     def _replace(self, old: Tensor, data: Tensor) -> None:
         """Let every name of a tensor stand for another one, by setattr as `load_state_dict(assign=True)` does."""
         from torch import nn
 
-        new = nn.Parameter(data, old.requires_grad) if isinstance(old, nn.Parameter) else data
+        self._put_in_place(old, nn.Parameter(data, old.requires_grad) if isinstance(old, nn.Parameter) else data)
+
+    def _put_in_place(self, old: Tensor, new: Tensor) -> None:
+        self._new[id(old)] = new
         for module, name in self._slots.pop(id(old), ()):
             setattr(module, name, new)
 

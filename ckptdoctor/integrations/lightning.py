@@ -145,7 +145,7 @@ def _weights(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
 def _add_own_values(made: dict[str, Any], module: nn.Module, plan: Plan) -> None:
     own = module.state_dict()
     for step in plan.steps:
-        if not step.filled:
+        if not step.has_values:
             made[step.target.stored_key] = own[step.target.stored_key]
 
 

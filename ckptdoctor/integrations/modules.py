@@ -38,8 +38,9 @@ def load_into(
 
     Values are copied into the model's own tensors, which keep dtype, device and ties; so an optimizer that knows them stays
     right. Tensors on the meta device are replaced by tensors in memory, of the dtype that the model has; what stays random
-    stays on the meta device. One tensor at a time is in memory. Nothing from the file is run, so `_extra_state` is left
-    alone, and load_state_dict hooks are not called.
+    stays on the meta device. What a map initialises is written (`init: model` leaves it to the constructor); what it ties
+    becomes one parameter, so make the optimizer afterwards. One tensor at a time is in memory. Nothing from the file is run,
+    so `_extra_state` is left alone, and load_state_dict hooks are not called.
 
     Raises PolicyNotMet with the verdict and its table; CheckpointError, KeyMapError, PlanError or UsageError where it does
     not come to a verdict; TargetError for tensors that cannot be copied into (sharded, quantised). A damaged file that is

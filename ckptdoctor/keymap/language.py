@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from ckptdoctor.initialisers import Copy
 from ckptdoctor.keymap import document
 from ckptdoctor.keymap.document import Node, Scalar
 from ckptdoctor.keymap.kinds import Field, Kind, Log, Schema, list_of, one_or_more, table, text, whole_number
 from ckptdoctor.keymap.types import Declaration, EnvelopeEdit, KeyMap, Rule
-from ckptdoctor.keymap.values import OP, PATH, PATTERNS, PLACE, PLACES, SEGMENT, SOURCES, VERSION_NUMBER
+from ckptdoctor.keymap.values import INIT, OP, PATH, PATTERNS, PLACE, PLACES, SEGMENT, SOURCES, VERSION_NUMBER
 from ckptdoctor.ops import ops_schema
 from ckptdoctor.patterns import Pattern, PatternError, pair
 
@@ -61,7 +62,37 @@ def _short(patterns: tuple[Pattern, ...]) -> str:
 
 
 def _build_declaration(values: dict[str, Any], node: document.Mapping) -> Declaration:
-    return Declaration(node.location, values["keys"], values["why"], values.get("optional"))
+    return Declaration(node.location, values["keys"], values["why"], values.get("optional"), values.get("init"))
+
+
+def _check_copy(values: dict[str, Any], node: document.Mapping, at: str, log: Log) -> None:
+    """What the key of `init: {copy: ...}` captures is captured by `keys`, which then is one pattern."""
+    init, patterns = values.get("init"), values.get("keys")
+    if not isinstance(init, Copy) or patterns is None or init.key.literal:
+        return
+    where = node.items["init"].location
+    if len(patterns) > 1:
+        log.add(where, f"{at}.init", f"{init.key} captures, and keys are several patterns", "write an entry for each")
+        return
+    try:
+        unbound = pair(patterns[0], init.key).fan_out
+    except PatternError as error:
+        log.add(where, f"{at}.init", error.message, error.hint)
+        return
+    for axis in unbound[:1]:
+        log.add(where, f"{at}.init", f"{axis.text} stands in copy, and not in keys", "name one key for each of keys")
+
+
+def _check_tie(values: dict[str, Any], node: document.Mapping, at: str, log: Log) -> None:
+    """An entry of `tie` names two keys at least for each frame of captures, and all of its patterns have the same."""
+    patterns: tuple[Pattern, ...] = values.get("keys", ())
+    where = node.items["keys"].location if patterns else node.location
+    if len(patterns) == 1 and not patterns[0].groups:
+        log.add(where, f"{at}.keys", f"{patterns[0]} names one key at a time", "name the keys that share its memory")
+    for other in patterns[1:]:
+        if other.captures.keys() != patterns[0].captures.keys():
+            message = f"{patterns[0]} and {other} do not capture the same"
+            log.add(where, f"{at}.keys", message, "write the same captures in each, or an entry for each")
 
 
 def _build_source(values: dict[str, Any], _node: document.Mapping) -> dict[str, Any]:
@@ -87,6 +118,7 @@ def _build_map(values: dict[str, Any], _node: document.Mapping) -> KeyMap:
         fresh=values.get("fresh", ()),
         drop=values.get("drop", ()),
         envelope=values.get("envelope", ()),
+        tie=values.get("tie", ()),
     )
 
 
@@ -127,9 +159,23 @@ FRESH = table(
     (
         Field("keys", PATTERNS, "the target keys that keep what their constructor gave them", required=True),
         Field("why", _REASON, "why they may", required=True),
+        Field("init", INIT, "how they get the values that are written; without it they are left out"),
         _OPTIONAL,
     ),
     _build_declaration,
+    _check_copy,
+)
+TIE = table(
+    "an entry of tie",
+    (
+        Field(
+            "keys", PATTERNS, "the target keys that share memory, one set for each choice of captures", required=True
+        ),
+        Field("why", _REASON, "why they do", required=True),
+        _OPTIONAL,
+    ),
+    _build_declaration,
+    _check_tie,
 )
 DROP = table(
     "an entry of drop",
@@ -166,6 +212,7 @@ MAP: Kind[KeyMap] = table(
             "target keys that may stay at their random initialisation",
         ),
         Field("drop", list_of(DROP, "a list of keys and whys"), "source keys that are left out"),
+        Field("tie", list_of(TIE, "a list of keys and whys"), "target keys that share memory in the output"),
         Field("envelope", ENVELOPE, "changes to plain values around the weights, by their path in the file"),
     ),
     _build_map,

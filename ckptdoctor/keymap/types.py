@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ckptdoctor.errors import Location
+from ckptdoctor.initialisers import Initialiser
 from ckptdoctor.ops import Op
 from ckptdoctor.patterns import Pairing, Pattern
 
@@ -34,12 +35,16 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """One entry of `fresh` or `drop`: these keys, and why. `optional` is the reason why it need not match at all."""
+    """One entry of `fresh`, `drop` or `tie`: these keys, and why. `optional` is the reason why it need not match at all.
+
+    `init` is how a fresh key gets its first values; without it, it keeps what its constructor gave it.
+    """
 
     location: Location
     patterns: tuple[Pattern, ...]
     why: str
     optional: str | None
+    init: Initialiser | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +74,4 @@ class KeyMap:
     fresh: tuple[Declaration, ...]
     drop: tuple[Declaration, ...]
     envelope: tuple[EnvelopeEdit, ...] = ()
+    tie: tuple[Declaration, ...] = ()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from ckptdoctor.errors import Location
+from ckptdoctor.initialisers import Initialiser, init_schema, parse_init
 from ckptdoctor.keymap import document
 from ckptdoctor.keymap.document import QUOTE_IT, Node, Refused, Scalar
 from ckptdoctor.keymap.kinds import Kind, Log, found, one_or_more, quote_hint, text
@@ -96,6 +97,17 @@ def _innermost(node: Node, names: tuple[str, ...]) -> Location:
     return location
 
 
+def _read_init(node: Node, at: str, log: Log) -> Initialiser | None:
+    if isinstance(node, Refused):
+        return None
+    try:
+        return parse_init(_plain(node))
+    except OpError as error:
+        log.add(_innermost(node, error.at), at, error.message, error.hint)
+        return None
+
+
+INIT = Kind("an init", init_schema(), _read_init)
 OP = Kind("an op", {"$ref": "#/definitions/op"}, _read_op)
 
 

@@ -7,14 +7,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ckptdoctor.ops.base import Op, OpError, OutSpec
+from ckptdoctor.ops.arguments import OpError
+from ckptdoctor.ops.arithmetic import Mean, Scale
+from ckptdoctor.ops.base import Op, OutSpec
 from ckptdoctor.ops.cast import Cast
-from ckptdoctor.ops.layout import Reshape, Transpose
+from ckptdoctor.ops.copying import Broadcast, Repeat, Same
+from ckptdoctor.ops.extending import Pad, ResizeVocab
+from ckptdoctor.ops.interpolating import Interpolate
+from ckptdoctor.ops.joining import Concat, Split, Stack, Unstack
+from ckptdoctor.ops.layout import Permute, Reshape, Transpose
+from ckptdoctor.ops.rearrange import Rearrange
+from ckptdoctor.ops.selecting import Index
+from ckptdoctor.ops.slicing import Slice
+from ckptdoctor.ops.weight_norm import WeightNorm, WeightNormParts
 from ckptdoctor.text import did_you_mean, listing
 
 __all__ = ["OPS", "Op", "OpError", "OutSpec", "ops_schema", "parse_op"]
 
-OPS: Mapping[str, type[Op]] = {op.name: op for op in (Cast, Reshape, Transpose)}
+_ALL: tuple[type[Op], ...] = (
+    Broadcast,
+    Cast,
+    Concat,
+    Index,
+    Interpolate,
+    Mean,
+    Pad,
+    Permute,
+    Rearrange,
+    Repeat,
+    Reshape,
+    ResizeVocab,
+    Same,
+    Scale,
+    Slice,
+    Split,
+    Stack,
+    Transpose,
+    Unstack,
+    WeightNorm,
+    WeightNormParts,
+)
+OPS: Mapping[str, type[Op]] = {op.name: op for op in _ALL}
 
 
 def parse_op(value: object) -> Op:
@@ -45,7 +78,8 @@ def _split(value: object) -> tuple[str, object]:
 
 def ops_schema() -> dict[str, object]:
     """JSON Schema (draft 7) of what `parse_op` takes."""
-    return {"anyOf": [_op_schema(op) for op in OPS.values()]}
+    alone = [name for name, op in OPS.items() if op.stands_alone()]
+    return {"anyOf": [*map(_op_schema, OPS.values()), {"enum": alone, "description": "an op without arguments"}]}
 
 
 def _op_schema(op: type[Op]) -> dict[str, object]:

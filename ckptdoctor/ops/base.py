@@ -9,50 +9,18 @@ inside `apply`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from ckptdoctor.model import DType, TensorSpec
-from ckptdoctor.text import did_you_mean, listing, plural
+from ckptdoctor.ops.arguments import ArgumentKind, OpError, plain, text
+from ckptdoctor.text import did_you_mean, listing, plural, printable, shape_text
 
 if TYPE_CHECKING:
     import torch
 
 OutSpec: TypeAlias = tuple[tuple[int, ...], DType]
-
-
-class OpError(ValueError):
-    """An op was written wrongly, or cannot take these tensors.
-
-    `.hint` says what to do. `.at` is the way to the offending place in the YAML value, from the op's name inwards.
-    """
-
-    def __init__(self, message: str, *, hint: str | None = None, at: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.at = at
-
-
-@dataclass(frozen=True, slots=True)
-class ArgumentKind:
-    """What an argument may be: in words, in JSON Schema, and as the function that reads it.
-
-    `read` gets the plain YAML value and gives the field's value; it raises OpError where the value will not do, with a
-    message that goes on after the argument's name ("is not a list of whole numbers").
-    """
-
-    schema: Mapping[str, object]
-    read: Callable[[object], object]
-
-
-def argument(kind: ArgumentKind, about: str) -> dict[str, object]:
-    """The metadata that makes a dataclass field an argument of an op; `about` describes it for people.
-
-    Write `field(metadata=argument(...))`, with a `default` if the argument may be left out.
-    """
-    return {"kind": kind, "about": about}
 
 
 class Example(NamedTuple):
@@ -70,7 +38,8 @@ class Op(ABC):
     `fan_in` says that an op takes several tensors along one axis, `fan_out` that it gives several. `input_names` are
     the names that an op for several unlike tensors asks for, in the order in which it takes them. Else an op makes one
     tensor of one. `moves` says that every element of the inputs stands in the outputs exactly once, unchanged; what
-    belongs to each element (the moments of an optimizer) then moves with it. `example` is a rule that uses the op.
+    belongs to each element (the moments of an optimizer) then moves with it. `one_of` names arguments of which a map must
+    give exactly one. `example` is a rule that uses the op.
     """
 
     name: ClassVar[str]
@@ -78,6 +47,7 @@ class Op(ABC):
     fan_out: ClassVar[bool] = False
     input_names: ClassVar[tuple[str, ...]] = ()
     moves: ClassVar[bool] = False
+    one_of: ClassVar[tuple[str, ...]] = ()
     example: ClassVar[Example]
 
     def fitted(self, inputs: tuple[TensorSpec, ...], targets: tuple[TensorSpec | None, ...]) -> Op:
@@ -140,7 +110,7 @@ class Op(ABC):
         Raises OpError for arguments that are unknown, missing or wrong.
         """
         given = cls._named(arguments)
-        known = {each.name: each for each in fields(cls)}
+        known = cls._arguments()
         for name in given:
             if name not in known:
                 hint = did_you_mean(str(name), known) or f"{cls.name} takes {listing(known) or 'no arguments'}"
@@ -149,7 +119,20 @@ class Op(ABC):
         for name, each in known.items():
             if name not in values and each.default is MISSING:
                 raise OpError(f"{cls.name}: {name} is missing", hint=f"{name} is {each.metadata['about']}")
-        return cls(**values)
+        if cls.one_of and sum(values.get(name) is not None for name in cls.one_of) != 1:
+            hint = f"write {cls.one_of[0]}: {known[cls.one_of[0]].metadata['about']}"
+            raise OpError(f"{cls.name}: exactly one of {listing(cls.one_of)} is needed", hint=hint)
+        op = cls(**{known[name].name: value for name, value in values.items()})
+        op.check()
+        return op
+
+    def check(self) -> None:  # noqa: B027 - most ops have nothing to refuse
+        """Refuses arguments that are right one by one and do not go together. Raises OpError."""
+
+    @classmethod
+    def _arguments(cls) -> dict[str, Field[Any]]:
+        """The fields by the names that a map gives them."""
+        return {each.name.removesuffix("_"): each for each in fields(cls)}
 
     @classmethod
     def _named(cls, arguments: object) -> Mapping[str, object]:
@@ -157,7 +140,7 @@ class Op(ABC):
             return {}
         if isinstance(arguments, Mapping):
             return arguments
-        names = [each.name for each in fields(cls)]
+        names = list(cls._arguments())
         if len(names) != 1:
             raise OpError(f"{cls.name}: arguments need names", hint=f"{cls.name} takes {listing(names) or 'none'}")
         return {names[0]: arguments}
@@ -165,40 +148,50 @@ class Op(ABC):
     @classmethod
     def _read(cls, argument: Field[Any], value: object) -> object:
         kind: ArgumentKind = argument.metadata["kind"]
+        name = argument.name.removesuffix("_")
         try:
             return kind.read(value)
         except OpError as error:
-            message = f"{cls.name}: {argument.name} {error.message}"
-            raise OpError(message, hint=error.hint, at=(argument.name,)) from None
+            message = f"{cls.name}: {name} {error.message}"
+            raise OpError(message, hint=error.hint, at=(name, *error.at)) from None
 
     def arguments(self) -> dict[str, object]:
-        """The arguments as a map would write them; `parse` reads them back to an equal op."""
-        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+        """The arguments as a map would write them, less those left out; `parse` reads them back to an equal op."""
+        values = {name: (each, getattr(self, each.name)) for name, each in self._arguments().items()}
+        return {
+            name: plain(each.metadata["kind"], value) for name, (each, value) in values.items() if value is not None
+        }
 
     def describe(self) -> str:
         """Short text for people: `transpose(0, 1)`."""
         values = self.arguments()
-        if len(values) == 1:
-            (only,) = values.values()
-            return f"{self.name}({', '.join(map(str, only)) if isinstance(only, list) else only})"
-        return f"{self.name}({', '.join(f'{name}={value}' for name, value in values.items())})"
+        if len(fields(self)) == 1:
+            return f"{self.name}({', '.join(text(value).removeprefix('[').removesuffix(']') for value in values.values())})"
+        return f"{self.name}({', '.join(f'{name}={text(value)}' for name, value in values.items())})"
 
     @classmethod
     def schema(cls) -> dict[str, object]:
         """JSON Schema (draft 7) of what `parse` takes."""
+        known = cls._arguments()
         properties = {
-            each.name: {**each.metadata["kind"].schema, "description": each.metadata["about"]} for each in fields(cls)
+            name: {**each.metadata["kind"].schema, "description": each.metadata["about"]}
+            for name, each in known.items()
         }
-        required = [each.name for each in fields(cls) if each.default is MISSING]
+        required = [name for name, each in known.items() if each.default is MISSING]
         by_name = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-        return {"anyOf": [by_name, *properties.values()]} if len(properties) == 1 else by_name
+        if cls.one_of:
+            by_name["oneOf"] = [{"required": [name]} for name in cls.one_of]
+        ways = [
+            by_name,
+            *(properties.values() if len(properties) == 1 else ()),
+            *([{"type": "null"}] if cls.stands_alone() else ()),
+        ]
+        return {"anyOf": ways}
 
-
-def read_integers(value: object) -> tuple[int, ...]:
-    """A list of whole numbers, for the arguments that are one. Raises OpError for anything else."""
-    if not isinstance(value, list) or not all(type(each) is int for each in value):
-        raise OpError("is not a list of whole numbers", hint="write a list such as [0, 1]")
-    return tuple(value)
+    @classmethod
+    def stands_alone(cls) -> bool:
+        """Whether a map may write the name alone, because no argument is needed."""
+        return not cls.one_of and all(each.default is not MISSING for each in fields(cls))
 
 
 def only(op: Op, inputs: tuple[TensorSpec, ...]) -> TensorSpec:
@@ -208,7 +201,50 @@ def only(op: Op, inputs: tuple[TensorSpec, ...]) -> TensorSpec:
     return inputs[0]
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, tuple):
-        return [_plain(each) for each in value]
-    return str(value) if isinstance(value, DType) else value
+def dimension(op: Op, dim: int, shape: tuple[int, ...], *, more: int = 0) -> int:
+    """`dim` counted from 0; `more` is 1 where the op adds a dimension. Raises OpError for one that there is not."""
+    rank = len(shape) + more
+    if not -rank <= dim < rank:
+        hint = f"dim goes from {-rank} to {rank - 1} here" if rank else "a scalar has no dimension"
+        raise OpError(f"{op.describe()}: {shape_text(shape)} has no dimension {dim}", hint=hint)
+    return dim % rank
+
+
+def target_size(op: Op, dim: int, target: TensorSpec | None) -> int:
+    """What a target's size is along `dim`, for `like: target`. Raises OpError where that is not known."""
+    if target is None:
+        hint = "give a target, let this op be the last of its rule, or write the size instead of like"
+        raise OpError(f"{op.describe()}: the shape of the target is not known here", hint=hint)
+    return target.shape[dimension(op, dim, target.shape)]
+
+
+def alike(op: Op, inputs: tuple[TensorSpec, ...], *, but: int | None = None) -> TensorSpec:
+    """The first of several tensors that agree in dtype and shape, except along the dimension `but`. Raises OpError."""
+    if not inputs:
+        raise OpError(f"{op.describe()} takes one tensor or more, not 0 tensors")
+    first = inputs[0]
+    axis = None if but is None else dimension(op, but, first.shape)
+    for spec in inputs:
+        if spec.dtype != first.dtype:
+            both = f"{printable(first.key)} is {first.dtype} and {printable(spec.key)} is {spec.dtype}"
+            raise OpError(f"{op.describe()}: {both}", hint="cast to one dtype in a rule before, in a map of its own")
+        if _rest(spec.shape, axis) != _rest(first.shape, axis):
+            both = f"{printable(first.key)} is {shape_text(first.shape)} and {printable(spec.key)} is {shape_text(spec.shape)}"
+            hint = "the shapes must be equal" + ("" if axis is None else f" but for dim {axis}")
+            raise OpError(f"{op.describe()}: {both}", hint=hint)
+    return first
+
+
+def _rest(shape: tuple[int, ...], axis: int | None) -> tuple[int | None, ...]:
+    return tuple(None if place == axis else size for place, size in enumerate(shape))
+
+
+def as_many(op: Op, inputs: tuple[TensorSpec, ...], targets: tuple[TensorSpec | None, ...]) -> Op:
+    """The op, if it gives one output for each of the targets (or their number is unknown). Raises OpError if not."""
+    made = len(op.out_specs(inputs))
+    if targets and made != len(targets):
+        message = (
+            f"{op.describe()} makes {plural(made, 'tensor')}, and there are {plural(len(targets), 'key')} for them"
+        )
+        raise OpError(message, hint="let the rule name one key for each")
+    return op

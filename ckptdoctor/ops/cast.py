@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ckptdoctor.model import DTYPES, DType, TensorSpec
-from ckptdoctor.ops.base import ArgumentKind, Example, Op, OpError, OutSpec, argument, only
+from ckptdoctor.ops.arguments import ArgumentKind, OpError, argument
+from ckptdoctor.ops.base import Example, Op, OutSpec, only
 from ckptdoctor.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 # neither a sign nor a zero.
 _STORED_ONLY = ("float4_", "float6_", "float8_e8m0", "complex32")
 _CASTABLE = {name: dtype for name, dtype in DTYPES.items() if not name.startswith(_STORED_ONLY)}
+
+_CHUNK = 2**20  # elements that are compared at once
 
 # What a family of dtypes can become without its meaning getting lost: no fractions cut off, no imaginary part dropped.
 _BECOMES = {
@@ -83,9 +86,23 @@ class Cast(Op):
             return Cast(before)
         return f"{self.to} does not hold every {before} number"
 
+    def new_elements(self, inputs: tuple[TensorSpec, ...], new: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of the input."""
+        self.out_specs(inputs)
+        return new
+
     def for_moments(self, order: Literal[1, 2]) -> tuple[Op, ...] | None:
         """No op: moments keep their own dtype."""
         return ()
+
+    def note(self, inputs: tuple[torch.Tensor, ...], outputs: tuple[torch.Tensor, ...]) -> str | None:
+        """The largest rounding error, as far as float64 tells."""
+        largest, relative = 0.0, 0.0
+        before, after = inputs[0].reshape(-1), outputs[0].reshape(-1)
+        for start in range(0, len(before), _CHUNK):
+            here = _rounding(before[start : start + _CHUNK], after[start : start + _CHUNK])
+            largest, relative = max(largest, here[0]), max(relative, here[1])
+        return f"largest rounding error {_short(largest)} ({_short(relative)} relative)" if largest else None
 
 
 def _holds(wide: DType, narrow: DType) -> bool:
@@ -120,3 +137,21 @@ def _largest(dtype: torch.dtype) -> float:
     if dtype == torch.bool:
         return 1
     return torch.finfo(dtype).max if dtype.is_floating_point else torch.iinfo(dtype).max
+
+
+def _rounding(before: torch.Tensor, after: torch.Tensor) -> tuple[float, float]:
+    """The largest difference of finite numbers, and the largest in relation to the number before."""
+    import torch
+
+    if not before.numel():
+        return 0.0, 0.0
+    exact, rounded = (each.to(torch.complex128 if each.is_complex() else torch.float64) for each in (before, after))
+    error = torch.where(exact.isfinite(), (exact - rounded).abs(), 0.0)
+    relative = torch.where(error > 0, error / exact.abs(), 0.0)
+    return float(error.max()), float(relative.max())
+
+
+def _short(number: float) -> str:
+    """Two digits: `1.2e-4`."""
+    digits, _, exponent = f"{number:.1e}".partition("e")
+    return f"{digits}e{int(exponent)}"

@@ -1,4 +1,4 @@
-"""Ops that move elements and change none: `transpose: [0, 1]`, `reshape: {shape: [4, -1]}`."""
+"""Ops that move elements and change none: `transpose: [0, 1]`, `permute: [2, 0, 1]`, `reshape: {shape: [4, -1]}`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
 from ckptdoctor.model import TensorSpec
-from ckptdoctor.ops.base import ArgumentKind, Example, Op, OpError, OutSpec, argument, only, read_integers
-from ckptdoctor.text import shape_text
+from ckptdoctor.ops.arguments import INTEGER, ArgumentKind, OpError, argument, read_integers
+from ckptdoctor.ops.base import Example, Op, OutSpec, dimension, only
+from ckptdoctor.text import plural, shape_text
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,13 @@ def _read_dims(value: object) -> tuple[int, ...]:
     return dims
 
 
+def _read_order(value: object) -> tuple[int, ...]:
+    dims = read_integers(value)
+    if len(set(dims)) != len(dims):
+        raise OpError("names a dimension twice", hint="write every dimension once, such as [2, 0, 1]")
+    return dims
+
+
 def _read_shape(value: object) -> tuple[int, ...]:
     shape = read_integers(value)
     if min(shape, default=0) < -1 or shape.count(-1) > 1:
@@ -28,9 +36,9 @@ def _read_shape(value: object) -> tuple[int, ...]:
     return shape
 
 
-_INTEGER = {"type": "integer"}
-_DIMS = ArgumentKind({"type": "array", "items": _INTEGER, "minItems": 2, "maxItems": 2}, _read_dims)
-_SHAPE = ArgumentKind({"type": "array", "items": {**_INTEGER, "minimum": -1}}, _read_shape)
+_DIMS = ArgumentKind({"type": "array", "items": INTEGER, "minItems": 2, "maxItems": 2}, _read_dims)
+_ORDER = ArgumentKind({"type": "array", "items": INTEGER, "uniqueItems": True}, _read_order)
+_SHAPE = ArgumentKind({"type": "array", "items": {**INTEGER, "minimum": -1}}, _read_shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,41 @@ class Transpose(Op):
         """The same transposition."""
         only(self, inputs)
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class Permute(Op):
+    """All dimensions in a new order; negative ones count from the end."""
+
+    name: ClassVar[str] = "permute"
+    moves: ClassVar[bool] = True
+    example: ClassVar[Example] = Example(
+        '{from: "conv.weight", to: "conv.weight", op: {permute: [3, 2, 0, 1]}}',
+        {"conv.weight": (2, 2, 3, 8)},
+        {"conv.weight": (8, 3, 2, 2)},
+    )
+    dims: tuple[int, ...] = field(metadata=argument(_ORDER, "which dimension of the input comes first, second, ..."))
+
+    def out_specs(self, inputs: tuple[TensorSpec, ...]) -> tuple[OutSpec, ...]:
+        """The input's sizes in the new order. Refuses what is no order of all its dimensions."""
+        spec = only(self, inputs)
+        rank = len(spec.shape)
+        dims = [dimension(self, dim, spec.shape) for dim in self.dims]
+        if sorted(dims) != list(range(rank)):
+            message = f"{self.describe()} is no order of the {plural(rank, 'dimension')} of {shape_text(spec.shape)}"
+            raise OpError(message, hint="write every dimension once, such as [2, 0, 1]")
+        return ((tuple(spec.shape[dim] for dim in dims), spec.dtype),)
+
+    def apply(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """The permuted tensor, laid out anew."""
+        (tensor,) = inputs
+        return (tensor.permute(self.dims).contiguous(),)
+
+    def inverse(self, inputs: tuple[TensorSpec, ...]) -> Op | str:
+        """The permutation back."""
+        self.out_specs(inputs)
+        dims = [dim % len(self.dims) for dim in self.dims]
+        return Permute(tuple(dims.index(dim) for dim in range(len(dims))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from ckptdoctor.errors import KeyCollision
 from ckptdoctor.model import Manifest
 from ckptdoctor.optimizer.naming import Naming, match_names
 from ckptdoctor.pickles.contents import OPTIMIZER_KEYS, TensorGraph
-from ckptdoctor.plan import Plan, Step, Take
+from ckptdoctor.plan import Plan, Take
 from ckptdoctor.text import plural, printable
 from ckptdoctor.wrappers import is_average, place_text
 
@@ -73,13 +73,9 @@ def _copy(place: Place, manifest: Manifest, plan: Plan, written: Collection[str]
 def _targets(plan: Plan, old: Mapping[str, str], written: Collection[str]) -> list[str] | None:
     """The target's keys that the copy will have: those made of what it has, and those made of nothing in the source."""
     steps = [step for step in plan.steps if step.target.key in written]
-    without = {_together(step) for step in steps if step.filled and any(key not in old for key in step.sources)}
-    partly = [step for step in steps if step.filled and {key in old for key in step.sources} == {True, False}]
-    return None if partly else [step.target.key for step in steps if _together(step) not in without]
-
-
-def _together(step: Step) -> str:
-    return step.target.tied_to or step.target.key
+    without = {step.memory for step in steps if step.has_values and any(key not in old for key in step.sources)}
+    partly = [step for step in steps if step.has_values and {key in old for key in step.sources} == {True, False}]
+    return None if partly else [step.target.key for step in steps if step.memory not in without]
 
 
 def _new_names(naming: Naming, targets: Sequence[str], unwrap: bool) -> dict[str, str] | None:

@@ -104,7 +104,7 @@ class _Following:
         """The target's parameters in order, tied ones once, with their groups."""
         together: dict[str, list[Step]] = {}
         for step in self.plan.steps:
-            together.setdefault(step.target.tied_to or step.target.key, []).append(step)
+            together.setdefault(step.memory, []).append(step)
         for steps in together.values():
             if any(step.target.kind == "buffer" for step in steps):
                 continue

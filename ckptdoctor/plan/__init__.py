@@ -5,7 +5,18 @@ settles the state of every target and every source tensor (settle.py). Everythin
 """
 
 from ckptdoctor.plan.make import check_alone, make_plan
-from ckptdoctor.plan.types import Apply, Expression, Plan, Remainder, Status, Step, Take, ops_of, taken_keys
+from ckptdoctor.plan.types import (
+    Apply,
+    Expression,
+    Plan,
+    Remainder,
+    Status,
+    Step,
+    Take,
+    ops_of,
+    over_firsts,
+    taken_keys,
+)
 
 __all__ = [
     "Apply",
@@ -18,5 +29,6 @@ __all__ = [
     "check_alone",
     "make_plan",
     "ops_of",
+    "over_firsts",
     "taken_keys",
 ]

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from ckptdoctor.errors import PlanError
 from ckptdoctor.model import Manifest
 from ckptdoctor.plan import hints
-from ckptdoctor.plan.settle import fresh_keys, image_of, remainders, steps_for
-from ckptdoctor.plan.stage import Value, run_stage
+from ckptdoctor.plan.settle import image_of, remainders, steps_for
+from ckptdoctor.plan.stage import Stage, Value, run_stage
+from ckptdoctor.plan.tying import declared_ties, share
 from ckptdoctor.plan.types import Plan, Take, taken_keys
 from ckptdoctor.plan.warn import warnings_for
 
 if TYPE_CHECKING:
     from ckptdoctor.keymap import Declaration, KeyMap
+    from ckptdoctor.plan.fresh import Fresh
 
 
 def make_plan(source: Manifest, target: Manifest | None = None, maps: KeyMap | Sequence[KeyMap] = ()) -> Plan:
@@ -29,23 +31,37 @@ def make_plan(source: Manifest, target: Manifest | None = None, maps: KeyMap | S
     problems: list[PlanError] = []
     values = {key: Value(spec, Take(key)) for key, spec in source.items()}
     dropped: dict[str, Declaration] = {}
+    stages: list[Stage] = []
     for key_map in maps or (None,):
         stage = run_stage(key_map, values, target)
         problems += stage.problems
         for value, declaration in stage.dropped.values():
             dropped |= dict.fromkeys(taken_keys(value.expression), declaration)
         values = stage.outputs
+        stages.append(stage)
     if target is None:
         problems += [_fresh_without_target(fresh) for key_map in maps for fresh in key_map.fresh]
     image = target if target is not None else image_of(values, source)
-    fresh = fresh_keys(maps, image, problems) if target is not None else {}
-    steps = steps_for(image, values, fresh, problems)
+    fresh = _fresh(maps, stages, image, problems) if target is not None else {}
+    made = steps_for(image, values, fresh, problems)
+    share(made, declared_ties(maps, image, problems), source, problems)
+    steps = tuple(made.values())
     if problems:
         raise PlanError.of(problems)
     rest = remainders(source, steps, dropped)
     plan = Plan(source, image, maps, steps, rest, has_target=target is not None)
     _check_balance(plan)
     return replace(plan, warnings=warnings_for(plan))
+
+
+def _fresh(
+    maps: Sequence[KeyMap], stages: Sequence[Stage], target: Manifest, problems: list[PlanError]
+) -> dict[str, Fresh]:
+    if not any(key_map.fresh for key_map in maps):
+        return {}
+    from ckptdoctor.plan.fresh import fresh_keys
+
+    return fresh_keys(maps, stages, target, problems)
 
 
 def check_alone(key_map: KeyMap) -> None:
@@ -69,7 +85,7 @@ def _fresh_without_target(declaration: Declaration) -> PlanError:
 
 def _check_balance(plan: Plan) -> None:
     """Every tensor of both sides is in exactly one class; anything else is a defect of ours."""
-    used = {key for step in plan.steps if step.filled for key in step.sources}
+    used = {key for step in plan.steps if step.has_values for key in step.sources}
     rest = [remainder.source.key for remainder in plan.remainders]
     balanced = (
         len(plan.steps) == len(plan.target) and len(used) + len(rest) == len(plan.source) and used.isdisjoint(rest)

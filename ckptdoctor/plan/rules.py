@@ -32,6 +32,16 @@ def matching(
     return [key for key in keys if any(_match(pattern, key, problems, where) for pattern in patterns)]
 
 
+def matches_of(
+    pattern: Pattern, keys: Mapping[str, object], problems: list[PlanError], where: Location
+) -> Iterator[tuple[str, Match]]:
+    """The keys that a pattern names, in order, with how it reads them."""
+    for key in keys:
+        match = _match(pattern, key, problems, where)
+        if match is not None:
+            yield key, match
+
+
 def _match(pattern: Pattern, key: str, problems: list[PlanError], where: Location) -> Match | None:
     try:
         return pattern.match(key)

@@ -15,7 +15,8 @@ from ckptdoctor.text import printable, shape_text
 
 if TYPE_CHECKING:
     from ckptdoctor.errors import Location
-    from ckptdoctor.keymap import Declaration, KeyMap
+    from ckptdoctor.keymap import Declaration
+    from ckptdoctor.plan.fresh import Fresh
 
 
 def image_of(values: Mapping[str, Value], source: Manifest) -> Manifest:
@@ -30,29 +31,12 @@ def image_of(values: Mapping[str, Value], source: Manifest) -> Manifest:
     return Manifest(specs, Origin("(the image of the map)", "image"))
 
 
-def fresh_keys(maps: Sequence[KeyMap], target: Manifest, problems: list[PlanError]) -> dict[str, Declaration]:
-    """The target keys that a map declares to stay random."""
-    fresh: dict[str, Declaration] = {}
-    if not maps:
-        return fresh
-    from ckptdoctor.plan.rules import matching
-
-    for key_map in maps:
-        for declaration in key_map.fresh:
-            keys = matching(declaration.patterns, target, problems, declaration.location)
-            for key in keys:
-                fresh.setdefault(key, declaration)
-            if not keys and declaration.optional is None:
-                problems.append(hints.unused("fresh", declaration.patterns, declaration.location, target))
-    return fresh
-
-
 def steps_for(
     target: Manifest,
     values: Mapping[str, Value],
-    fresh: Mapping[str, Declaration],
+    fresh: Mapping[str, Fresh],
     problems: list[PlanError],
-) -> tuple[Step, ...]:
+) -> dict[str, Step]:
     """A step for each target tensor, in order. What a rule made has to fit; what only has the same name may not."""
     unknown: dict[Location, dict[str, list[str]]] = {}
     for key, value in values.items():
@@ -61,16 +45,14 @@ def steps_for(
         elif value.rule is not None and (problem := _misfit(key, value, fresh, target)) is not None:
             problems.append(problem)
     problems += [hints.unknown_target(made, rule, target) for rule, made in unknown.items()]
-    steps = {key: _step(spec, values.get(key), fresh.get(key)) for key, spec in target.items()}
-    _tie(steps)
-    return tuple(steps.values())
+    return {key: _step(spec, values.get(key), fresh.get(key)) for key, spec in target.items()}
 
 
-def _misfit(key: str, value: Value, fresh: Mapping[str, Declaration], target: Manifest) -> PlanError | None:
+def _misfit(key: str, value: Value, fresh: Mapping[str, Fresh], target: Manifest) -> PlanError | None:
     sources = list(taken_keys(value.expression))
     if key in fresh:
         return KeyCollision(
-            f"{printable(key)} is made by this rule, and declared fresh at {fresh[key].location}",
+            f"{printable(key)} is made by this rule, and declared fresh at {fresh[key].declaration.location}",
             rule=value.rule,
             keys=(key,),
             hint="take it out of one of the two",
@@ -86,9 +68,10 @@ def _misfit(key: str, value: Value, fresh: Mapping[str, Declaration], target: Ma
     return None
 
 
-def _step(target: TensorSpec, value: Value | None, fresh: Declaration | None) -> Step:
+def _step(target: TensorSpec, value: Value | None, fresh: Fresh | None) -> Step:
     if fresh is not None:
-        return Step(target, "fresh", rule=fresh.location, why=fresh.why)
+        declaration, init, expression = fresh
+        return Step(target, "fresh", expression, rule=declaration.location, why=declaration.why, init=init)
     if value is None:
         return Step(target, "missing")
     if value.spec.shape != target.shape:
@@ -102,25 +85,9 @@ def _status(key: str, value: Value) -> Status:
     return "loaded" if value.expression.key == key else "renamed"
 
 
-def _tie(steps: dict[str, Step]) -> None:
-    """A missing tensor is filled through a tensor that shares its memory, whichever of them gets values, or fresh with it."""
-    groups: dict[str, list[str]] = {}
-    for key, step in steps.items():
-        groups.setdefault(step.target.tied_to or key, []).append(key)
-    for keys in groups.values():
-        filled = next((key for key in keys if steps[key].filled), None)
-        fresh = next((steps[key] for key in keys if steps[key].status == "fresh"), None)
-        for key in keys if len(keys) > 1 else ():
-            target = steps[key].target
-            if steps[key].status in ("missing", "fresh") and filled is not None:
-                steps[key] = Step(target, "tied", given=target, why=f"shares memory with {filled}")
-            elif steps[key].status == "missing" and fresh is not None:
-                steps[key] = Step(target, "fresh", rule=fresh.rule, why=fresh.why)
-
-
 def remainders(source: Manifest, steps: Sequence[Step], dropped: Mapping[str, Declaration]) -> tuple[Remainder, ...]:
     """Every source tensor that no step uses, with the reason."""
-    used = {key for step in steps if step.filled for key in step.sources}
+    used = {key for step in steps if step.has_values for key in step.sources}
     mismatched = {key for step in steps if step.status == "mismatched" for key in step.sources}
     return tuple(
         _remainder(spec, dropped.get(key), mismatched=key in mismatched)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from ckptdoctor.errors import Location
+    from ckptdoctor.initialisers import Initialiser
     from ckptdoctor.keymap import KeyMap
     from ckptdoctor.model import Manifest, TensorSpec
     from ckptdoctor.ops import Op
@@ -52,13 +53,21 @@ def ops_of(expression: Expression | None) -> Iterator[Op]:
         yield expression.op
 
 
+def over_firsts(expression: Expression, source: Manifest) -> Expression:
+    """The expression with tied source tensors named by the first of them: equal ones make the same values."""
+    if isinstance(expression, Take):
+        return Take(source[expression.key].tied_to or expression.key)
+    return expression._replace(inputs=tuple(over_firsts(inner, source) for inner in expression.inputs))
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What becomes of one target tensor.
 
     `expression` makes its values of the source's; `given` is what comes out, with its own shape and dtype. For `mismatched`
     both say what does not fit; where nothing comes they are None.
-    `rule` is the place in a map that says so, `why` the reason given there.
+    `rule` is the place in a map that says so, `why` the reason given there. `init` makes the values of a fresh tensor
+    that is written; a copy is made by `expression`. `tie` is the first of the keys that a map ties it to.
     """
 
     target: TensorSpec
@@ -67,6 +76,8 @@ class Step:
     given: TensorSpec | None = None
     rule: Location | None = None
     why: str | None = None
+    init: Initialiser | None = None
+    tie: str | None = None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -77,6 +88,27 @@ class Step:
     def filled(self) -> bool:
         """Whether it gets its values from the checkpoint."""
         return self.status not in RANDOM
+
+    @property
+    def of_model(self) -> bool:
+        """Whether the map wants it written with the values of the target's own constructor."""
+        return self.init is not None and self.init.name == "model"
+
+    @property
+    def has_values(self) -> bool:
+        """Whether the plan knows its values: from the checkpoint, or made by an `init` that is not the constructor."""
+        return self.filled or (self.init is not None and not self.of_model)
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """How its values are made, in the words of a receipt."""
+        made = (f"init({self.init.describe()})",) if self.init is not None else ()
+        return (*(op.describe() for op in ops_of(self.expression)), *made)
+
+    @property
+    def memory(self) -> str:
+        """The first of the keys whose memory it shares: its own where it shares none."""
+        return self.tie or self.target.tied_to or self.target.key
 
     @property
     def random(self) -> int:

@@ -179,7 +179,8 @@ def _keys_table(comparison: Comparison) -> Table:
 def _step_line(step: Step) -> _Line:
     parameters = step.target.counted
     sources = step.sources if step.status in ("renamed", "computed") else ()
-    return _Line(step.status, step.target.key, sources, step.given, step.target, parameters, step.why)
+    why = f"{step.why}; init {step.init.describe()}" if step.init is not None else step.why
+    return _Line(step.status, step.target.key, sources, step.given, step.target, parameters, why)
 
 
 def _remainder_line(rest: Remainder) -> _Line:

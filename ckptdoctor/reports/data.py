@@ -94,6 +94,7 @@ def _step(step: Step, allowed: bool) -> dict[str, Any]:
         "rule": _place(step.rule),
         "allowed": allowed,
         "why": step.why,
+        "init": step.init.describe() if step.init is not None else None,
     }
 
 
@@ -112,6 +113,7 @@ def _remainder(rest: Remainder, allowed: bool) -> dict[str, Any]:
         "rule": _place(rest.rule),
         "allowed": allowed,
         "why": rest.why,
+        "init": None,
     }
 
 

@@ -52,7 +52,7 @@ _KEY = _object(
     {
         **{"status": {"enum": _STATUSES}, "target": _TEXT_OR_NULL, "sources": _TEXTS, "shape": _SHAPE},
         **{"source_shape": _SHAPE, "dtype": _TEXT_OR_NULL, "source_dtype": _TEXT_OR_NULL, "kind": _TEXT},
-        **{"parameters": _COUNT, "rule": _RULE, "allowed": _FLAG, "why": _TEXT_OR_NULL},
+        **{"parameters": _COUNT, "rule": _RULE, "allowed": _FLAG, "why": _TEXT_OR_NULL, "init": _TEXT_OR_NULL},
     }
 )
 _CHECK = _object(

@@ -23,7 +23,7 @@ def source(evidence: Evidence) -> Check:
     if side is None:
         return skipped("source", f"{evidence.no_source}; compared with the receipt alone")
     copies = [row for row in record.tensors if is_copy(row)]
-    made = [row for row in record.tensors if row.ops and row.sources]
+    made = [row for row in record.tensors if row.ops and not _is_filled(row)]
     problems = [problem for row in copies if (problem := _copied(row, evidence.output, side)) is not None]
     problems += [problem for row in record.tensors if (problem := _tied(row, evidence.output)) is not None]
     again = recomputed(evidence, record, side, made)
@@ -39,6 +39,11 @@ def source(evidence: Evidence) -> Check:
 def is_copy(row: TensorReceipt) -> bool:
     """Whether a tensor of the output is one of the source, as it was."""
     return not row.ops and len(row.sources) == 1
+
+
+def _is_filled(row: TensorReceipt) -> bool:
+    """Whether its values come of a constructor, which is not run again."""
+    return bool(row.ops) and not row.sources and (row.status == "filled" or row.ops[0].startswith("init(model"))
 
 
 def _copied(row: TensorReceipt, output: Side, source: Side) -> Problem | None:
@@ -69,7 +74,7 @@ def _by_digest(record: Receipt, why_not: str | None, made: Sequence[TensorReceip
     """What was not compared with the source itself, and why."""
     how = "by digest only" if any(row.sha256 for row in record.tensors) else "not at all"
     parts = [f"{len(made):,} computed ones {how}: {why_not}"] if made and why_not is not None else []
-    filled = [row for row in record.tensors if row.ops and not row.sources]
+    filled = [row for row in record.tensors if _is_filled(row)]
     return parts + ([f"{len(filled):,} filled by {filled[0].ops[0]} {how}"] if filled else [])
 
 

@@ -69,22 +69,28 @@ def _plan(record: Receipt, source: Manifest, paths: Sequence[Path]) -> Plan:
 
 
 def _target(record: Receipt) -> Manifest:
-    """The target as far as the receipt knows it. What stayed random has no shape there; nothing is made for it either."""
-    specs = [TensorSpec(row.target, row.shape, DTYPES[row.dtype]) for row in record.tensors]
+    """The target as far as the receipt knows it. What stayed random has no shape there; nothing is made for it either.
+
+    What shares memory in the output may do so in the target: then what initialises one of them initialises both.
+    """
+    target_of = {row.key: row.target for row in record.tensors}
+    specs = [
+        TensorSpec(row.target, row.shape, DTYPES[row.dtype], tied_to=target_of.get(row.tied_to or ""))
+        for row in record.tensors
+    ]
     return Manifest([*specs, *(TensorSpec(key, (), DTYPES["float32"]) for key in record.random)])
 
 
 def _compared(evidence: Evidence, source: Side, plan: Plan, rows: Sequence[TensorReceipt]) -> Recomputed:
     from ckptdoctor.execution.memory import reader_of
     from ckptdoctor.execution.values import bytes_of, compute
-    from ckptdoctor.plan import ops_of
 
-    steps = {step.target.key: step for step in plan.steps if step.expression is not None}
+    steps = {step.target.key: step for step in plan.steps if step.has_values}
     load = reader_of(plan, source.opened)
     problems = []
     for row in rows:
         step = steps.get(row.target)
-        if step is None or tuple(op.describe() for op in ops_of(step.expression)) != row.ops:
+        if step is None or step.ops != row.ops:
             return Recomputed(why_not=f"the maps make {printable(row.target)} in another way today")
         try:
             digest = sha256_of([bytes_of(compute(step, load))])

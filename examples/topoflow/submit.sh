@@ -12,8 +12,9 @@
 #
 # Fine-tune TopoFlow from the remapped baseline on 32 nodes with 8 GPUs each.
 #
-#   sbatch submit.sh demo/start.ckpt [baseline.ckpt]
+#   sbatch submit.sh START.ckpt [BASELINE.ckpt]        # in this folder
 #
+# In the environment: CONFIG (configs/full.yaml), RUNS (runs/topoflow), CACHE (RUNS/data), BATCH (256, one a GPU).
 # Nothing is started from a checkpoint that would leave parameters random. Five minutes before its time is up the job asks to
 # be queued again and goes on from its last checkpoint.
 set -uo pipefail
@@ -21,22 +22,23 @@ cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")}" || exit 2
 
 start=${1:?usage: sbatch submit.sh START.ckpt [BASELINE.ckpt]}
 baseline=${2:-$start}
+config=${CONFIG:-configs/full.yaml}
 runs=${RUNS:-runs/topoflow}
-log=$runs/job-${SLURM_JOB_ID:-0}.log
+log=$runs/job-${SLURM_JOB_ID:-$$}.log # appended to: a job that was queued again has the same id
 mkdir -p "$runs"
 
 # The new parameters are two scalars. A manifest (ckptdoctor inspect ... --manifest) would do as well, and need no torch here.
-ckptdoctor gate "$start" topoflow.model:TopoFlow --target-config configs/full.yaml --max-random 2 || exit 1
+ckptdoctor gate "$start" topoflow.model:TopoFlow --target-config "$config" --max-random 2 || exit
 
 requeue() {
-    echo "time is nearly up: queued again, to go on from $runs/last.ckpt"
+    echo "time is nearly up: asking to be queued again, to go on from $runs/last.ckpt"
     scontrol requeue "$SLURM_JOB_ID"
-    exit 0
+    exit $?
 }
 trap requeue USR1
 
-srun --label python train.py --config configs/full.yaml --variant fixed --out "$runs" --cache "${CACHE:-$runs/data}" \
-    --init-from "$start" --max-random 2 --resume --precision bf16-mixed > "$log" 2>&1 &
+srun --label python train.py --config "$config" --variant fixed --out "$runs" --cache "${CACHE:-$runs/data}" \
+    --init-from "$start" --max-random 2 --resume --batch "${BATCH:-256}" --precision bf16-mixed >> "$log" 2>&1 &
 wait $!
 status=$?
 

@@ -17,7 +17,7 @@ import torch
 import yaml
 from lightning import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
-from topoflow.data import TerrainData
+from topoflow.data import TerrainData, TooFewDaysError
 from topoflow.lightning_module import AirQuality
 from topoflow.model import VARIANTS
 from topoflow.simulation import Settings
@@ -35,14 +35,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     last = options.out / "last.ckpt"
     resumed = last if options.resume and last.exists() else None
     try:
+        data = terrain(module, options)
         if options.init_from and not resumed:
             initialise(module, options)
-    except CkptDoctorError as error:
+    except (CkptDoctorError, TooFewDaysError) as error:
         return complain(error)
     if options.no_elevation:
         freeze_scalars(module)
-    train(module, options, resumed)
+    train(module, data, options, resumed)
     return 0
+
+
+def terrain(module: AirQuality, options: argparse.Namespace) -> TerrainData:
+    """The data, at the size of the network. Raises TooFewDaysError; nothing is simulated yet."""
+    settings = Settings(*module.net.img_size, options.days, options.data_seed)
+    return TerrainData(settings, options.cache, options.steps, options.batch, options.val_samples, options.seed)
 
 
 def initialise(module: AirQuality, options: argparse.Namespace) -> None:
@@ -57,12 +64,9 @@ def initialise(module: AirQuality, options: argparse.Namespace) -> None:
     say(f"loaded {options.init_from}: judged by ckptdoctor, {random} random parameters")
 
 
-def train(module: AirQuality, options: argparse.Namespace, resumed: Path | None) -> None:
+def train(module: AirQuality, data: TerrainData, options: argparse.Namespace, resumed: Path | None) -> None:
     """Validate, train, and say what became of the elevation's scalars."""
-    rows, columns = module.net.img_size
-    settings = Settings(rows, columns, options.days, options.data_seed)
     trainer = make_trainer(options.out, options.steps, options.val_every, options.precision)
-    data = TerrainData(settings, options.cache, options.steps, options.batch, options.val_samples, options.seed)
     say_scalars("before", module)
     if not resumed:
         trainer.validate(module, data, verbose=False)
@@ -87,10 +91,12 @@ def say_scalars(when: str, module: AirQuality) -> None:
         say(f"{when}: " + " ".join(f"{name}={value:.6g}" for name, value in scalars.items()))
 
 
-def complain(error: CkptDoctorError) -> int:
+def complain(error: CkptDoctorError | TooFewDaysError) -> int:
+    hint = getattr(error, "hint", None)
+
     @rank_zero_only
     def show() -> None:
-        print(f"error: {error}", *([f"hint: {error.hint}"] if error.hint else []), sep="\n", file=sys.stderr)
+        print(f"error: {error}", *([f"hint: {hint}"] if hint else []), sep="\n", file=sys.stderr)
 
     show()
     return 1 if isinstance(error, PolicyNotMet) else 2

@@ -12,12 +12,7 @@ from torch import nn
 import ckptdoctor
 from ckptdoctor.formats.base import WriteOptions
 from ckptdoctor.keymap import parse_map
-from ckptdoctor.ops import OPS
 from ckptdoctor.receipt import Receipt
-
-pytestmark = pytest.mark.skipif(
-    "concat" not in OPS or "split" not in OPS, reason="there are no ops that fuse and split"
-)
 
 WIDTH = 8
 FUSE = """ckptdoctor: 1

@@ -266,8 +266,8 @@ def test_the_map_as_a_whole(text, expected):
         ("rules: [{from: a, to: b, optional: yes}]", "2:36: rules[0].optional: expected a text that says why, found"),
         ("rules: [{from: a, to: b, optional: ''}]", "2:36: rules[0].optional: expected a text that says why, found an"),
         ("rules: [{from: a, to: b, except: []}]", "2:34: rules[0].except: expected a pattern or a list of them, found"),
-        ("rules: [{from: a, to: b, op: flip}]", "2:30: rules[0].op: unknown op flip; there are cast, reshape"),
-        ("rules: [{from: a, to: b, op: {cats: 1}}]", "2:31: rules[0].op: unknown op cats; did you mean cast?"),
+        ("rules: [{from: a, to: b, op: flipp}]", "2:30: rules[0].op: unknown op flipp; there are broadcast, cast"),
+        ("rules: [{from: a, to: b, op: {casts: 1}}]", "2:31: rules[0].op: unknown op casts; did you mean cast"),
         ("rules: [{from: a, to: b, op: {cast: int}}]", "2:31: rules[0].op: cast: to is no dtype to cast to: int"),
         (
             "rules: [{from: a, to: b, op: {cast: {too: int8}}}]",
@@ -406,13 +406,23 @@ def test_both_parsers_give_the_same_map(monkeypatch):
 def test_the_schema_describes_the_language():
     schema = json.loads(json.dumps(map_schema()))
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
-    assert list(schema["properties"]) == ["ckptdoctor", "description", "source", "rules", "fresh", "drop", "envelope"]
+    assert list(schema["properties"]) == [
+        "ckptdoctor",
+        "description",
+        "source",
+        "rules",
+        "fresh",
+        "drop",
+        "tie",
+        "envelope",
+    ]
     assert schema["required"] == ["ckptdoctor"]
     rule = schema["properties"]["rules"]["items"]
     assert list(rule["properties"]) == ["from", "to", "op", "expect", "optional", "except"]
     assert rule["required"] == ["from", "to"]
     ops = schema["definitions"]["op"]["anyOf"]
-    assert [op["required"] for op in ops] == [[name] for name in OPS]
+    assert [op["required"] for op in ops[:-1]] == [[name] for name in OPS]
+    assert set(ops[-1]["enum"]) < set(OPS), "those that need no arguments"
 
 
 def test_envelope_edits_know_their_place_and_their_plain_value():

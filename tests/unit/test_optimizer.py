@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ckptdoctor.keymap import parse_map
 from ckptdoctor.model import DTYPES, Manifest, TensorSpec, packed
 from ckptdoctor.ops import Op, OutSpec
+from ckptdoctor.ops.arguments import WHOLE, argument
 from ckptdoctor.optimizer import Followed, Member, OptimizerProblem, OptimizerState, assign, follow
 from ckptdoctor.optimizer.naming import match_names
 from ckptdoctor.optimizer.orders import NoOrder, SeveralOrders, only_order
@@ -282,7 +283,7 @@ class Mark(Join):
     """Stands for a scaling by the order."""
 
     name: ClassVar[str] = "mark"
-    order: int = 0
+    order: int = field(default=0, metadata=argument(WHOLE, "1 or 2"))
 
     def out_specs(self, inputs: tuple[TensorSpec, ...]) -> tuple[OutSpec, ...]:
         return ((inputs[0].shape, inputs[0].dtype),)

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,10 @@ from topoflow.simulation import FRAME_HOURS, Settings, simulate
 LEADS = (2, 4, 8)  # frames: forecasts for half a day, one day and two days ahead
 TRAINING_SHARE = 0.8  # the first days are for training, the last for validation
 CACHE_VERSION = 1  # raise it when the same settings give other fields
+
+
+class TooFewDaysError(ValueError):
+    """So short a simulation has no sample for training, or none for validation."""
 
 
 class RandomDays(Dataset[tuple[Tensor, ...]]):
@@ -60,7 +65,35 @@ class Simulated(NamedTuple):
 
     @property
     def training_frames(self) -> int:
-        return int(TRAINING_SHARE * len(self.frames))
+        return training_part(len(self.frames))
+
+
+def training_part(frames: int) -> int:
+    """How many of so many frames are for training: the first ones."""
+    return int(TRAINING_SHARE * frames)
+
+
+def moments(frames: int) -> int:
+    """At how many of so many frames in a row all forecasts can begin."""
+    return max(frames - max(LEADS), 0)
+
+
+def samples(days: int) -> tuple[int, int]:
+    """How many samples so many days make: for training, and for validation."""
+    frames = 24 * days // FRAME_HOURS
+    training = training_part(frames)
+    return len(LEADS) * moments(training), len(LEADS) * moments(frames - training)
+
+
+def check_days(days: int) -> None:
+    """Raises TooFewDaysError where there would be nothing to train on or nothing to validate with."""
+    training, validation = samples(days)
+    if not (training and validation):
+        enough = next(more for more in count(1) if all(samples(more)))
+        raise TooFewDaysError(
+            f"{days} days make {training} samples for training and {validation} for validation: "
+            f"at least {enough} days are needed"
+        )
 
 
 def simulated(settings: Settings, cache: Path) -> Simulated:
@@ -68,7 +101,7 @@ def simulated(settings: Settings, cache: Path) -> Simulated:
     path = cache / f"terrain-{cache_key(settings)}.npz"
     if not path.exists():
         frames, region = simulate(settings)
-        mean, deviation = statistics(frames[: int(TRAINING_SHARE * len(frames))])
+        mean, deviation = statistics(frames[: training_part(len(frames))])
         arrays = Simulated(frames, region.elevation.astype(np.float32), mean, deviation)
         write_npz(path, {**arrays._asdict(), "settings": np.array(json.dumps(asdict(settings)))})
     with np.load(path) as file:
@@ -104,7 +137,7 @@ class TerrainDays(Dataset[tuple[Tensor, ...]]):
     """
 
     def __init__(self, data: Simulated, first: int, last: int) -> None:
-        self.data, self.first, self.moments = data, first, last - first - max(LEADS)
+        self.data, self.first, self.moments = data, first, moments(last - first)
         self.elevation = torch.from_numpy(data.elevation)
 
     def __len__(self) -> int:
@@ -147,12 +180,14 @@ class TerrainData(LightningDataModule):
     """Loaders over a simulation. `batch` counts the samples of a step in all processes together.
 
     Validation takes `validation_samples` samples, evenly spread; each is seen by one process, once.
+    Raises TooFewDaysError, in every process and before anything is simulated.
     """
 
     def __init__(
         self, settings: Settings, cache: Path, steps: int, batch: int, validation_samples: int, seed: int
     ) -> None:
         super().__init__()
+        check_days(settings.days)
         self.prepare_data_per_node = False  # the cache is on a file system that all nodes share
         self.settings, self.cache, self.steps, self.batch, self.seed = settings, cache, steps, batch, seed
         self.validation_samples = validation_samples
