@@ -95,7 +95,9 @@ def _optimizers(
         if not found:
             return (), ("optimizer: the source has no states that could follow",)
         assigned = assign(found, plan, options.source_model)
-        followed = follow(found, assigned, plan, lambda view: _bytes(graph, view), unwrap=unwrap)
+        followed = follow(
+            found, assigned, plan, lambda view: _bytes(graph, view), model=options.source_model, unwrap=unwrap
+        )
     except OptimizerProblem as problem:
         raise CheckpointError(f"{graph.path}: {problem}", path=graph.path, hint=problem.hint) from None
     outputs = tuple(

@@ -9,6 +9,7 @@ from ckptdoctor.errors import KeyCollision
 from ckptdoctor.model import Manifest
 from ckptdoctor.optimizer.naming import Naming, match_names
 from ckptdoctor.pickles.contents import OPTIMIZER_KEYS, TensorGraph
+from ckptdoctor.pickles.machine import PickleError
 from ckptdoctor.plan import Plan, Take
 from ckptdoctor.text import plural, printable
 from ckptdoctor.wrappers import is_average, place_text
@@ -34,7 +35,7 @@ def find_copies(
     left: dict[Place, str] = {}
     for other in graph.nodes:
         if other != place and is_average(other) and not set(other) & set(OPTIMIZER_KEYS):
-            made = _copy(other, graph.listed(other), plan, written, unwrap)
+            made = _listed_copy(other, graph, plan, written, unwrap)
             if isinstance(made, WeightCopy):
                 copies.append(made)
             else:
@@ -51,6 +52,16 @@ def find_copies(
         if other not in holders and plan.maps
     ]
     return copies, notes
+
+
+def _listed_copy(
+    place: Place, graph: TensorGraph, plan: Plan, written: Collection[str], unwrap: bool
+) -> WeightCopy | str:
+    try:
+        manifest = graph.listed(place)
+    except PickleError:
+        return "a key stands twice in it"
+    return _copy(place, manifest, plan, written, unwrap)
 
 
 def _copy(place: Place, manifest: Manifest, plan: Plan, written: Collection[str], unwrap: bool) -> WeightCopy | str:

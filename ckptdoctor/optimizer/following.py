@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count
 from typing import NamedTuple
 
-from ckptdoctor.model import TensorSpec
-from ckptdoctor.optimizer.assigning import looks_like_buffer, naming_of
+from ckptdoctor.model import Manifest, TensorSpec
+from ckptdoctor.optimizer.assigning import looks_like_buffer, naming_of, parameters_of
 from ckptdoctor.optimizer.moments import Moment, Read, Reset, moments_of
 from ckptdoctor.optimizer.states import Member, OptimizerProblem, OptimizerState
 from ckptdoctor.plan import Plan, Step, Take, taken_keys
@@ -53,17 +53,27 @@ def follow(
     plan: Plan,
     read: Read,
     *,
+    model: Manifest | None = None,
     unwrap: bool = False,
 ) -> Followed:
-    """What becomes of every state. Raises OptimizerProblem where a parameter fits no group, or a moment no op."""
-    return _Following(optimizers, assigned, plan, read).result(unwrap=unwrap)
+    """What becomes of every state; `model` is that of `assign`.
+
+    Raises OptimizerProblem where a parameter fits no group, or a moment no op.
+    """
+    known = {spec.key for spec in parameters_of(plan, model)}
+    return _Following(optimizers, assigned, plan, read, known).result(unwrap=unwrap)
 
 
 class _Following:
     def __init__(
-        self, optimizers: Sequence[OptimizerState], assigned: Mapping[Member, str], plan: Plan, read: Read
+        self,
+        optimizers: Sequence[OptimizerState],
+        assigned: Mapping[Member, str],
+        plan: Plan,
+        read: Read,
+        known: Collection[str],
     ) -> None:
-        self.optimizers, self.plan, self.read = optimizers, plan, read
+        self.optimizers, self.plan, self.read, self.known = optimizers, plan, read, known
         self.members = {key: member for member, key in assigned.items()}
         self.group_of = {
             assigned[member]: (number, group)
@@ -124,9 +134,9 @@ class _Following:
             )
         if groups:
             return groups.pop()
-        trained = step.target.kind == "parameter" and all(self.plan.source[key].kind == "buffer" for key in keys)
-        if keys and not trained:
-            return None
+        from_buffers = step.target.kind == "parameter" and not any(key in self.known for key in keys)
+        if keys and not from_buffers:
+            return None  # its sources were frozen
         if step.target.kind == "unknown" and looks_like_buffer(step.target, self.plan.target):
             return None
         return self._group_of_new(step.target)

@@ -116,7 +116,9 @@ def _inside(way: tuple[str, ...], node: Node, depth: int = 0) -> Iterator[tuple[
         yield way, node
     elif pairs is not None and depth < 2:
         for key, value in pairs:
-            yield from _inside((*way, str(key) if isinstance(key, str | int) else "?"), value, depth + 1)
+            if type(key) not in (int, str):
+                raise OptimizerProblem(f"{_text(way)} holds optimizers under keys that are no names")
+            yield from _inside((*way, str(key)), value, depth + 1)
     else:
         raise OptimizerProblem(f"{_text(way)} is no state dict of an optimizer (state and param_groups)")
 
@@ -124,7 +126,7 @@ def _inside(way: tuple[str, ...], node: Node, depth: int = 0) -> Iterator[tuple[
 def _optimizer(graph: TensorGraph, way: tuple[str, ...], node: Node) -> OptimizerState:
     parts = {key: value for key, value in mapping_pairs(node) or [] if isinstance(key, str)}
     states, listed = mapping_pairs(parts["state"]), parts["param_groups"]
-    if states is None or not isinstance(listed, list):
+    if states is None or not isinstance(listed, list) or len(parts) != len(mapping_pairs(node) or []):
         raise OptimizerProblem(
             f"{_text(way)} is no state dict of an optimizer: state or param_groups is of another kind"
         )

@@ -451,6 +451,31 @@ def test_entries_that_nobody_knows_follow_a_rename_and_no_other_op(tmp_path: Pat
     assert_equal(new_file(path)["optimizer"], always_optimizer.state_dict())
 
 
+def test_from_a_file_of_before_torch_1_6(tmp_path: Path) -> None:
+    old, always = Old(), New()
+    optimizer, always_optimizer = adam(old), adam(always)
+    losses(old, optimizer, range(3))
+    losses(always, always_optimizer, range(3))
+    path = tmp_path / "old.ckpt"
+    contents = {"model": old.state_dict(), "optimizer": optimizer.state_dict(), "ema": old.state_dict()}
+    torch.save(contents, path, _use_new_zipfile_serialization=False)
+    receipt = remapped(path, New())
+    assert_equal(new_file(path)["optimizer"], always_optimizer.state_dict())
+    assert receipt.notes[-1] == "ema went the same way as the weights (11 tensors)"
+
+
+def test_an_envelope_that_is_edited_too(tmp_path: Path) -> None:
+    old = Old()
+    optimizer = adam(old)
+    losses(old, optimizer, range(2))
+    path = saved(tmp_path / "old.ckpt", old, optimizer)
+    rules = MAP + "envelope: {set: {optimizer/param_groups/0/lr: 0.5, epoch: 0}}"
+    remapped(path, New(), rules)
+    assert new_file(path)["epoch"] == 0
+    assert new_file(path)["optimizer"]["param_groups"][0]["lr"] == 0.5
+    assert new_file(path)["optimizer"]["state"][0]["exp_avg"].shape == (4, 6)
+
+
 def test_no_states_are_said_to_be_none(tmp_path: Path) -> None:
     path = tmp_path / "old.ckpt"
     torch.save({"model": Old().state_dict(), "optimizer_states": []}, path)

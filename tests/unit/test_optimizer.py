@@ -308,7 +308,9 @@ def by_hand(source: Manifest, target: Manifest, expressions: Mapping[str, Expres
 
 
 def followed(optimizer: OptimizerState, plan: Plan, model: Manifest | None = None) -> Followed:
-    return follow([optimizer], assign([optimizer], plan, model), plan, lambda view: view.storage.key.encode())
+    return follow(
+        [optimizer], assign([optimizer], plan, model), plan, lambda view: view.storage.key.encode(), model=model
+    )
 
 
 def shown(result: Followed) -> list[list[str]]:
@@ -454,6 +456,12 @@ class TestWhatBecomesOfIt:
         target = Manifest([spec("a", A), spec("mask", B, "buffer"), TensorSpec("count", (), DTYPES["int64"])])
         plan = by_hand(manifest({"a": A}), target, {"mask": None, "count": None})
         assert shown(followed(optimizer([A]), plan)) == [["a < 0"]]
+
+    def test_a_buffer_that_becomes_a_parameter_is_new(self) -> None:
+        source = manifest({"a": A, "b": B}, "unknown")
+        plan = by_hand(source, manifest({"b": B, "a": A}), {})
+        model = Manifest([spec("a", A), spec("b", B, "buffer")])
+        assert shown(followed(optimizer([A]), plan, model)) == [["b", "a < 0"]]
 
     def test_names_are_rewritten(self) -> None:
         by_name = OptimizerState(
