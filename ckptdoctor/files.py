@@ -23,6 +23,8 @@ Observer = Callable[[bytes], object]
 class SourceFile:
     """A file opened for reading at offsets. Close it, or use it in a `with`."""
 
+    _descriptor = -1
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         try:
@@ -44,6 +46,9 @@ class SourceFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        self.close()  # for whoever meets an error before there is anything that could be closed
 
     def close(self) -> None:
         """Close the file; twice does no harm."""

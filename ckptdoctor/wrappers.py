@@ -74,14 +74,15 @@ def _wanted(places: Mapping[Place, int], wanted: str) -> Place:
 
 def _preferences(places: Sequence[Place]) -> Iterable[list[Place]]:
     """Groups of places, best first: known names, then the root, then what is alone; EMA copies only where nothing else is."""
-    usual = [place for place in places if not _is_average(place)]
+    usual = [place for place in places if not is_average(place)]
     for candidates in (usual, places):
         yield [place for place in candidates if len(place) == 1 and place[0] in NAMES]
         yield [place for place in candidates if not place]
         yield list(candidates)
 
 
-def _is_average(place: Place) -> bool:
+def is_average(place: Place) -> bool:
+    """Whether a place is named like an averaged copy of the weights."""
     return any("ema" in name.lower().split("_") or name.lower().startswith(("ema", "swa")) for name in place)
 
 

@@ -34,7 +34,7 @@ formats
 source
 targets
 plan
-policy grouping
+policy grouping optimizer
 execution
 verification triaging
 reports
@@ -50,7 +50,7 @@ PLUGINS = {
     "ops": {"arguments", "base", "filling", "numbers", "shapes", "slicing"},
     "reports.kinds": set[str](),
 }
-NEVER = {"plan": {"formats", "targets"}, "policy": {"formats", "targets"}, "reports": {"formats"}}
+NEVER = {room: {"formats", "targets"} for room in ("plan", "policy", "optimizer")} | {"reports": {"formats"}}
 HEAVY = {"torch", "numpy", "safetensors"}
 
 NOUNS = ["TensorSpec", "Manifest", "KeyMap", "Rule", "Op", "Plan", "Step", "Policy", "Finding", "Verdict", "Receipt"]

@@ -99,6 +99,15 @@ def target_manifest(reference: str | None, options: TargetOptions, config: Confi
     )
 
 
+def source_model(reference: str | None, config: Config) -> Manifest | None:
+    """The manifest of the model that a checkpoint was saved from, if it is named."""
+    if reference is None:
+        return None
+    from ckptdoctor.targets import resolve_target
+
+    return resolve_target(reference, search_path=config.folder)
+
+
 def initial_fill(request: Request, config: Config, seed: int) -> Fill:
     """Values for what stays random: the target's own initialisation, with a seed."""
     from ckptdoctor.execution.outputs import Fill

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from ckptdoctor.cli.inputs import Request, initial_fill, policy_of, project_config
+from ckptdoctor.cli.inputs import Request, initial_fill, policy_of, project_config, source_model
 from ckptdoctor.cli.options import (
     MapOptions,
     OutputOptions,
@@ -40,9 +40,17 @@ class WriteChoices(NamedTuple):
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and write nothing.")] = False
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False
     unwrap: Annotated[bool, typer.Option("--unwrap", help="Write the keys without wrapper segments.")] = False
-    optimizer: Annotated[str, typer.Option("--optimizer", metavar="WHAT", help="Optimizer states: keep or drop.")] = (
-        "keep"
-    )
+    optimizer: Annotated[
+        str, typer.Option("--optimizer", metavar="WHAT", help="Optimizer states: keep, follow (the map) or drop.")
+    ] = "keep"
+    source_model: Annotated[
+        str | None,
+        typer.Option(
+            "--source-model",
+            metavar="REF",
+            help="The model SOURCE was saved from (as TARGET is named), to tell whose states these are.",
+        ),
+    ] = None
     fill: Annotated[
         str,
         typer.Option("--fill", metavar="WHAT", help="What stays random: none (left out) or init (the constructor's)."),
@@ -87,8 +95,10 @@ def remap(
 
 def _check(write: WriteChoices) -> None:
     """Refuse what cannot be done before any work is done."""
-    if write.optimizer not in ("keep", "drop"):
-        raise UsageError(f"--optimizer {write.optimizer}: choose from keep, drop")
+    if write.optimizer not in ("keep", "follow", "drop"):
+        raise UsageError(f"--optimizer {write.optimizer}: choose from keep, follow, drop")
+    if write.source_model is not None and write.optimizer != "follow":
+        raise UsageError("--source-model says whose optimizer states these are: it goes with --optimizer follow")
     if write.fill not in ("none", "init"):
         raise UsageError(f"--fill {write.fill}: choose from none, init")
     if write.dry_run:
@@ -113,7 +123,12 @@ def _fill(plan: Plan, write: WriteChoices, request: Request, config: Config) -> 
 
 def _written(plan: Plan, out: Path, write: WriteChoices, request: Request, config: Config, *, quiet: bool) -> Receipt:
     fill = _fill(plan, write, request, config)
-    options = WriteOptions(digests=not write.no_digests, drop_optimizer=write.optimizer == "drop")
+    options = WriteOptions(
+        digests=not write.no_digests,
+        drop_optimizer=write.optimizer == "drop",
+        follow_optimizer=write.optimizer == "follow",
+        source_model=source_model(write.source_model, config),
+    )
     total = plan.source.nbytes if options.drop_optimizer else plan.source.origin.nbytes
     with byte_progress(total, "writing", wanted=not quiet) as observers:
         return execute(

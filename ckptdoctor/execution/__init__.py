@@ -3,7 +3,8 @@
 values.py computes what an op has to compute; it is the only place that needs torch.
 """
 
-from ckptdoctor.execution.file import execute, keeps_parameter_order
+from ckptdoctor.execution.beside import keeps_parameter_order
+from ckptdoctor.execution.file import execute
 from ckptdoctor.execution.memory import apply
 
 __all__ = ["apply", "execute", "keeps_parameter_order"]

@@ -10,8 +10,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ckptdoctor.errors import CheckpointError, CorruptCheckpoint, OutputError, PlanError, UsageError
-from ckptdoctor.execution.outputs import Fill, check_filled, output_keys, output_tensors
+from ckptdoctor.errors import CorruptCheckpoint, OutputError, PlanError, UsageError
+from ckptdoctor.execution.beside import what_follows
+from ckptdoctor.execution.outputs import Fill, check_filled, output_keys, output_tensors, stored_weights
 from ckptdoctor.execution.provenance import make_receipt
 from ckptdoctor.files import OutputFile, check_output, check_rewritable, replacing, rewrite_text
 from ckptdoctor.formats import READERS, writer_for
@@ -50,13 +51,15 @@ def execute(
     check_rewritable(receipt_path(final), RECEIPT_BEGINS)
     with open_source(plan.source.origin.reference, selected=plan.source.origin.selected) as source:
         _check_source(plan, source, final)
-        _check_optimizer(plan, source, options)
-        names = output_keys(plan, unwrap=unwrap, fill=fill)
-        tensors = output_tensors(plan, source, names, fill)
         writer = writer_for(final, source.envelope.source.format)
+        names = output_keys(plan, unwrap=unwrap, fill=fill)
+        following = what_follows(plan, source, writer, options, names, unwrap=unwrap, fill=fill)
+        tensors = output_tensors(plan, source, stored_weights(plan, source), names, fill)
         _check_envelope(options, source, writer)
         with replacing(final, overwrite=overwrite) as file:
-            written = writer.write(file, list(tensors.values()), source.envelope, options)
+            aside = options._replace(beside=following.beside)
+            written = writer.write(file, list(tensors.values()), source.envelope, aside)
+            written.notes += following.notes
             source.envelope.source.source.check_unchanged()
             _check_written(file, writer, list(tensors.values()), final)
             size = file.position
@@ -107,27 +110,3 @@ def _check_envelope(options: WriteOptions, source: OpenSource, writer: Writer) -
                 rule=edit.location,
                 hint="take envelope out of the map",
             )
-
-
-def _check_optimizer(plan: Plan, source: OpenSource, options: WriteOptions) -> None:
-    """Optimizer states are kept by position: they are right only if no parameter was added, removed or reordered."""
-    if (
-        options.drop_optimizer
-        or not source.envelope.source.has_optimizer(source.envelope.place)
-        or keeps_parameter_order(plan)
-    ):
-        return
-    raise CheckpointError(
-        f"{source.envelope.source.path} holds optimizer states, which belong to its parameters in their order; "
-        "the map adds, removes or reorders parameters",
-        path=source.envelope.source.path,
-        hint="leave the states out: --optimizer drop",
-    )
-
-
-def keeps_parameter_order(plan: Plan) -> bool:
-    """Whether the target's parameters are the source's, in the same order, one for one. Buffers do not count."""
-    steps = [step for step in plan.steps if step.target.kind != "buffer"]
-    buffers = {key for step in plan.steps if step.target.kind == "buffer" for key in step.sources}
-    order = [key for key in plan.source if key not in buffers]
-    return all(step.filled for step in steps) and [key for step in steps for key in step.sources] == order

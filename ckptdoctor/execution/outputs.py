@@ -7,8 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.errors import PlanError
-from ckptdoctor.formats.base import OutputTensor, StoredTensor
-from ckptdoctor.model import Manifest
+from ckptdoctor.formats.base import Checkpoint, OutputTensor, StoredTensor
+from ckptdoctor.model import Manifest, TensorSpec
+from ckptdoctor.optimizer import spec_of
 from ckptdoctor.plan import Plan, Step, Take, over_firsts
 from ckptdoctor.source import OpenSource
 from ckptdoctor.text import printable
@@ -64,11 +65,19 @@ def output_keys(plan: Plan, *, unwrap: bool, fill: Fill | None) -> dict[str, str
     return {key: key for key in keys} if unwrap else rewrapped(keys, plan.source)
 
 
-def output_tensors(
-    plan: Plan, source: OpenSource, names: Mapping[str, str], fill: Fill | None
-) -> dict[str, OutputTensor]:
-    """Target key -> tensor to write, in the order of the plan. Of those that share memory, the others are tied to one."""
+def stored_weights(plan: Plan, source: OpenSource) -> dict[str, StoredTensor]:
+    """The source's tensors as they lie in the file, by their keys in the plan."""
     stored = source.envelope.source.stored(source.envelope.place)
+    return {key: stored[spec.stored_key] for key, spec in plan.source.items()}
+
+
+def output_tensors(
+    plan: Plan, source: OpenSource, stored: Mapping[str, StoredTensor], names: Mapping[str, str], fill: Fill | None
+) -> dict[str, OutputTensor]:
+    """Target key -> tensor to write, in the order of the plan. Of those that share memory, the others are tied to one.
+
+    `stored` are the tensors that stand for the plan's source: the weights, or a copy of them of the same shapes.
+    """
     steps = [step for step in plan.steps if step.target.key in names]
     memory = _shared_memory(plan, steps)
     holder: dict[str, str] = {}
@@ -78,17 +87,17 @@ def output_tensors(
     tensors = {}
     for step in steps:
         key = step.target.key
-        spec = step.given if step.filled and step.given is not None else step.target
+        spec = _spec(step, stored)
         held_by = holder[memory[key]]
         tensor = OutputTensor(names[key], spec, tied_to=held_by if held_by != names[key] else None)
         if not step.has_values:
             tensor = tensor._replace(compute=partial(_filled, step, fill))
         elif step.init is not None:
-            tensor = tensor._replace(compute=partial(_computed, step, plan, stored, source))
+            tensor = tensor._replace(compute=partial(computed_bytes, step, stored, source.envelope.source))
         elif isinstance(step.expression, Take):
-            tensor = tensor._replace(stored=stored[plan.source[step.expression.key].stored_key])
+            tensor = tensor._replace(stored=stored[step.expression.key])
         elif step.expression is not None:
-            tensor = tensor._replace(compute=partial(_computed, step, plan, stored, source))
+            tensor = tensor._replace(compute=partial(computed_bytes, step, stored, source.envelope.source))
         tensors[key] = tensor
     return tensors
 
@@ -106,18 +115,24 @@ def _memory(source: Manifest, step: Step) -> str:
         return "filled " + step.memory
     if isinstance(step.expression, Take):
         return "source " + (source[step.expression.key].tied_to or step.expression.key)
-    return f"computed {over_firsts(step.expression, source)}" if step.expression is not None else step.memory
+    return f"computed {over_firsts(step.expression, source)}" if step.expression is not None else "tied " + step.memory
 
 
-def _computed(step: Step, plan: Plan, stored: Mapping[str, StoredTensor], source: OpenSource) -> bytes:
-    """The values of a step that needs an op, packed and little-endian."""
+def _spec(step: Step, stored: Mapping[str, StoredTensor]) -> TensorSpec:
+    """What is written; a copy of the weights may have another dtype than they have."""
+    if not step.filled or step.given is None:
+        return step.target
+    if step.expression is None:
+        return step.given
+    return spec_of(step.expression, {key: stored[key].spec for key in step.sources})
+
+
+def computed_bytes(step: Step, stored: Mapping[str, StoredTensor], checkpoint: Checkpoint) -> bytes:
+    """The values of a step that needs an op, packed and little-endian; `stored` has what its expression names."""
     from ckptdoctor.execution.values import bytes_of, compute, tensor_of
 
-    checkpoint = source.envelope.source
-
     def load(key: str) -> torch.Tensor:
-        spec = plan.source[key]
-        return tensor_of(b"".join(checkpoint.values(stored[spec.stored_key])), spec)
+        return tensor_of(b"".join(checkpoint.values(stored[key])), stored[key].spec)
 
     return bytes_of(compute(step, load))
 

@@ -17,6 +17,7 @@ from ckptdoctor.strided import gather
 
 if TYPE_CHECKING:
     from ckptdoctor.keymap import EnvelopeEdit
+    from ckptdoctor.pickles.tensors import TensorView
 
 Place: TypeAlias = tuple[str, ...]
 """The way from the root of a file to a mapping that holds tensors: `("state_dict",)`; `()` is the root itself."""
@@ -79,13 +80,51 @@ class Written:
     sidecars: dict[str, str] = field(default_factory=dict)
 
 
+class CopyOutput(NamedTuple):
+    """A copy of the weights elsewhere in the file (an average of them): the tensors that will stand at its place."""
+
+    place: Place
+    tensors: tuple[OutputTensor, ...]
+
+
+class StateOutput(NamedTuple):
+    """A parameter in a group of an optimizer, by number or name, and its state: that which `origin` has in the source, with
+    some tensors replaced; none where `origin` is None. `name` is there for groups that list names too."""
+
+    id: int | str
+    name: str | None = None
+    origin: int | str | None = None
+    tensors: Mapping[str, OutputTensor] = {}
+
+
+class OptimizerOutput(NamedTuple):
+    """An optimizer as it will be: the way to its state dict in the source, and for each group its parameters in order."""
+
+    way: Place
+    groups: tuple[tuple[StateOutput, ...], ...]
+
+
+class Beside(NamedTuple):
+    """What changes with the weights, elsewhere in the file."""
+
+    copies: tuple[CopyOutput, ...] = ()
+    optimizers: tuple[OptimizerOutput, ...] = ()
+
+
 class WriteOptions(NamedTuple):
-    """How to write: with digests or not, what becomes of the optimizer states and of the envelope, who is shown the bytes."""
+    """How to write: with digests or not, what becomes of the optimizer states and of the envelope, who is shown the bytes.
+
+    Optimizer states stay as they are, unless they are dropped or follow the plan; `source_model` then says order and kinds
+    of the source's parameters. `execute` fills in `envelope_edits` and `beside`.
+    """
 
     digests: bool = True
     drop_optimizer: bool = False
     observers: tuple[Observer, ...] = ()
     envelope_edits: tuple[EnvelopeEdit, ...] = ()
+    follow_optimizer: bool = False
+    source_model: Manifest | None = None
+    beside: Beside = Beside()
 
 
 class Checkpoint(ABC):
@@ -119,6 +158,10 @@ class Checkpoint(ABC):
     @abstractmethod
     def stored(self, place: Place) -> Mapping[str, StoredTensor]:
         """The tensors at a place, by key; raises CheckpointError where the file holds no data."""
+
+    def stored_view(self, spec: TensorSpec, view: TensorView) -> StoredTensor:
+        """A tensor of the file's pickle, wherever it stands, as one whose values can be read."""
+        raise TypeError(f"{self.format} files hold no pickle")
 
     def values(self, tensor: StoredTensor) -> Iterator[bytes]:
         """The elements in row-major order, packed, little-endian, a chunk at a time."""

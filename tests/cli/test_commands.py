@@ -123,7 +123,7 @@ class TestStatusesAndStreams:
             ("gate source.ckpt same.json --fail-on dtypes", "did you mean dtype?"),
             ("gate source.ckpt same.json --allow-random {", "never closed"),
             ("remap source.ckpt same.json", "-o OUT"),
-            ("remap source.ckpt same.json -o out --optimizer maybe", "choose from keep, drop"),
+            ("remap source.ckpt same.json -o out --optimizer maybe", "choose from keep, follow, drop"),
             ("schema reprot", "did you mean report?"),
             ("map", "Usage: "),
         ],

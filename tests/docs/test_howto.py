@@ -50,7 +50,7 @@ def test_a_page_runs(page: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_is_short_and_its_blocks_are_known(page: Path) -> None:
     text = page.read_text()
-    assert len(text.splitlines()) < 80
+    assert len(text.splitlines()) < 90
     assert len(BLOCK.findall(text)) == len(re.findall(r"^```\w+$", text, re.MULTILINE))
     assert all(len(line) <= 128 for line in text.splitlines() if not line.startswith("100.00%"))
 

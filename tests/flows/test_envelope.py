@@ -278,10 +278,10 @@ def test_extra_states_follow_their_modules(tmp_path: Path) -> None:
 
 def test_metadata_that_another_state_dict_shares_keeps_its_paths_there(tmp_path: Path) -> None:
     weights = nn.Sequential(OrderedDict(fc=nn.Linear(2, 2))).state_dict()
-    old = save(tmp_path / "old.pt", {"state_dict": weights, "ema": copy.copy(weights)})
+    old = save(tmp_path / "old.pt", {"state_dict": weights, "teacher": copy.copy(weights)})
     new = torch.load(remap(old, 'rules: [{from: "fc.{p}", to: "x.{p}"}]'), weights_only=True)
     assert list(new["state_dict"]._metadata) == ["", "x"]
-    assert list(new["ema"]._metadata) == ["", "fc"]
+    assert list(new["teacher"]._metadata) == ["", "fc"]
 
 
 def test_optimizer_states_around_a_nested_place_are_seen(tmp_path: Path) -> None:

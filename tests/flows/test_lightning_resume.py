@@ -93,6 +93,14 @@ class Before(Base):
 
 class After(Base):
     NAMES = ("backbone", "decoder")
+
+
+class Turned(After):
+    """The decoder comes first among the children."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._modules["backbone"] = self._modules.pop("backbone")
 '''
 
 
@@ -229,6 +237,32 @@ class TestAFileRemappedWhereNothingCanBeImported:
         assert (run.global_step, run.current_epoch) == (old_run.global_step, old_run.current_epoch) == (16, 4)
         assert same(run.fit_loop.state_dict(), old_run.fit_loop.state_dict())
         assert same(best(run), kept)
+
+    def test_a_reordered_module_resumes_as_if_it_had_always_been_so(self, job: Job, tmp_path: Path) -> None:
+        """Renamed and in another order: the optimizer states have to follow."""
+        seed_everything(3, verbose=False)
+        every = ModelCheckpoint(tmp_path, "old", every_n_train_steps=STEPS, enable_version_counter=False)
+        trainer(tmp_path / "a", every, max_epochs=2).fit(job.nets.Before(), **data())
+        seed_everything(3, verbose=False)
+        always = ModelCheckpoint(tmp_path, "always", every_n_train_steps=STEPS, enable_version_counter=False)
+        trainer(tmp_path / "b", always, max_epochs=2).fit(job.nets.Turned(), **data())
+        tool(
+            "inspect",
+            "nets_of_the_job.py:Turned",
+            "--manifest",
+            tmp_path / "turned.json",
+            cwd=Path(job.nets.__file__).parent,
+        )
+        files = [tmp_path / "turned.json", "-m", job.map, "-o", tmp_path / "new.ckpt"]
+        tool("remap", tmp_path / "old.ckpt", *files, cwd=tmp_path, status=2)
+        tool("remap", tmp_path / "old.ckpt", *files, "--optimizer", "follow", cwd=tmp_path)
+        first, second = job.nets.Turned(), job.nets.Turned()
+        old_run = resumed(first, tmp_path / "always.ckpt", tmp_path / "runs")
+        run = resumed(second, tmp_path / "new.ckpt", tmp_path / "runs2")
+        assert len(second.losses) == 4 * 4 - STEPS
+        assert second.losses == first.losses
+        assert same(second.state_dict(), first.state_dict())
+        assert same(run.optimizers[0].state_dict(), old_run.optimizers[0].state_dict())
 
     def test_counters_and_the_best_checkpoint_survive(self, job: Job, new: Path, tmp_path: Path) -> None:
         saved = torch.load(job.checkpoint, weights_only=False)

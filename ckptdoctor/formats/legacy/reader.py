@@ -40,13 +40,14 @@ class LegacyCheckpoint(TensorGraph, Checkpoint):
     def stored(self, place: Place) -> Mapping[str, StoredTensor]:
         """The tensors of one mapping, by key."""
         specs = self.manifest(place)
-        return {key: self._stored(specs[key], view) for key, view in self.pairs(place)}
+        return {key: self.stored_view(specs[key], view) for key, view in self.pairs(place)}
 
     def record(self, key: str) -> tuple[int, int, int]:
         """Where the bytes of a storage begin and how many there are; there are no checksums."""
         return self._starts[key], self.storages[key].nbytes, 0
 
-    def _stored(self, spec: TensorSpec, view: TensorView) -> StoredTensor:
+    def stored_view(self, spec: TensorSpec, view: TensorView) -> StoredTensor:
+        """A tensor of the graph, wherever it stands, as one whose values can be read."""
         start = self._starts[view.storage.key]
         return StoredTensor(spec, view.storage.key, lambda: start, view.storage.nbytes, view.layout)
 

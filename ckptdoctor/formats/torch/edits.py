@@ -22,6 +22,9 @@ class Replacements:
     def __init__(self) -> None:
         self._new: dict[int, tuple[Node, Node]] = {}
 
+    def __len__(self) -> int:
+        return len(self._new)
+
     @property
     def pairs(self) -> Pairs:
         """Old and new nodes."""

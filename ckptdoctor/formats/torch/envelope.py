@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ckptdoctor.errors import OutputError
 from ckptdoctor.formats.base import Envelope, OutputTensor, WriteOptions
 from ckptdoctor.formats.torch.edits import Pairs, Replacements, drop_optimizer, edit_envelope
 from ckptdoctor.formats.torch.reader import TorchCheckpoint
+from ckptdoctor.formats.torch.states import replace_states
 from ckptdoctor.formats.torch.weights import Weights
 from ckptdoctor.model import packed
 from ckptdoctor.pickles.compare import difference
@@ -21,6 +23,7 @@ from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.emit import emit
 from ckptdoctor.pickles.nodes import CallNode, GlobalNode, Node, mapping_pairs, with_pairs
 from ckptdoctor.pickles.parse import Pickle, parse
+from ckptdoctor.pickles.patch import patch, track
 from ckptdoctor.pickles.tensors import StorageNode, storage_of, tensor_node
 
 
@@ -42,26 +45,55 @@ def contents(origin: Envelope, tensors: Sequence[OutputTensor], options: WriteOp
     source = origin.source
     if not isinstance(source, TensorGraph):
         root = CallNode("reduce", GlobalNode("collections", "OrderedDict"), ())
-        result.pickle = emit(with_pairs(root, _pairs(tensors, {}, "0", result.new_storages)))
+        result.pickle = emit(with_pairs(root, _pairs(tensors, {}, _New("0", result.new_storages))))
         result.storages = _storages(parse(result.pickle))
         return result
-    new = _pairs(tensors, _nodes(source, origin), source.free_storage, result.new_storages)
-    weights = Weights(source, origin.place, new)
+    new = _New(source.free_storage, result.new_storages)
+    weights = [Weights(source, origin.place, _pairs(tensors, _nodes(source, origin.place), new))]
+    weights += [
+        Weights(source, copy.place, _pairs(copy.tensors, _nodes(source, copy.place), new))
+        for copy in options.beside.copies
+    ]
     replacements = Replacements()
-    weights.replace(replacements)
-    if options.drop_optimizer:
-        for mapping in source.around(origin.place):
-            drop_optimizer(mapping, replacements)
-    for edit in options.envelope_edits:
-        edit_envelope(source, origin.place, edit, replacements)
-    only_renamed = weights.only_renamed and not options.envelope_edits and not options.drop_optimizer
-    raw = source.archive.read("data.pkl") if isinstance(source, TorchCheckpoint) and only_renamed else None
-    patched = weights.patched(raw) if raw is not None else None
+    for each in weights:
+        each.replace(replacements)
+    edited = _edit_around(origin, source, options, replacements, new)
+    patched = None if edited else _patched(source, weights)
     result.pickle = patched or emit(source.pickle.root, source.pickle.protocol, replace=replacements.pairs)
     written = parse(result.pickle)
     _check(written, source, replacements, origin)
     result.storages = _storages(written)
     return result
+
+
+def _edit_around(
+    origin: Envelope, source: TensorGraph, options: WriteOptions, replacements: Replacements, new: _New
+) -> bool:
+    """Note everything that changes around the weights; whether there is such a thing."""
+    before = len(replacements)
+    for optimizer in options.beside.optimizers:
+        replace_states(source, optimizer, replacements, new.node)
+    if options.drop_optimizer:
+        for mapping in source.around(origin.place):
+            drop_optimizer(mapping, replacements)
+    for edit in options.envelope_edits:
+        edit_envelope(source, origin.place, edit, replacements)
+    return len(replacements) > before or options.drop_optimizer or bool(options.envelope_edits)
+
+
+def _patched(source: TensorGraph, weights: Sequence[Weights]) -> bytes | None:
+    """The source's own bytes with keys renamed and nothing else; None where that is not enough."""
+    if not isinstance(source, TorchCheckpoint) or not all(each.only_renamed for each in weights):
+        return None
+    raw = source.archive.read("data.pkl")
+    tracked = track(raw)
+    renames: list[tuple[Node, str]] = []
+    for each in weights:
+        found = each.renames(tracked)
+        if found is None:
+            return None
+        renames += found
+    return patch(raw, tracked, renames)
 
 
 def _storages(pickle: Pickle) -> tuple[StorageNode, ...]:
@@ -81,20 +113,28 @@ def _check(written: Pickle, source: TensorGraph, replacements: Replacements, ori
         )
 
 
-def _nodes(source: TensorGraph, origin: Envelope) -> dict[str, Node]:
-    return {key: value for key, value in mapping_pairs(source.nodes[origin.place]) or [] if isinstance(key, str)}
+def _nodes(source: TensorGraph, place: tuple[str, ...]) -> dict[str, Node]:
+    return {key: value for key, value in mapping_pairs(source.nodes[place]) or [] if isinstance(key, str)}
 
 
-def _pairs(
-    tensors: Sequence[OutputTensor], old: Mapping[str, Node], free_storage: str, new_storages: dict[str, OutputTensor]
-) -> Pairs:
+class _New(NamedTuple):
+    """Makes nodes on new storages, and remembers what these are to hold."""
+
+    free_storage: str
+    storages: dict[str, OutputTensor]
+
+    def node(self, tensor: OutputTensor) -> Node:
+        storage = str(int(self.free_storage) + len(self.storages))
+        self.storages[storage] = tensor
+        return tensor_node(storage, packed(tensor.spec.dtype, tensor.spec.shape))
+
+
+def _pairs(tensors: Sequence[OutputTensor], old: Mapping[str, Node], new: _New) -> Pairs:
     """A node for each tensor: the source's own where it is copied, else a new one on a new storage."""
     nodes: dict[str, Node] = {}
     for tensor in tensors:
         if tensor.stored is not None and tensor.stored.spec.stored_key in old:
             nodes[tensor.key] = old[tensor.stored.spec.stored_key]
         elif tensor.tied_to is None:
-            storage = str(int(free_storage) + len(new_storages))
-            new_storages[storage] = tensor
-            nodes[tensor.key] = tensor_node(storage, packed(tensor.spec.dtype, tensor.spec.shape))
+            nodes[tensor.key] = new.node(tensor)
     return [(tensor.key, nodes.get(tensor.key) or nodes[tensor.tied_to or ""]) for tensor in tensors]

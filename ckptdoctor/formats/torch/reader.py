@@ -49,7 +49,7 @@ class TorchCheckpoint(TensorGraph, Checkpoint):
     def stored(self, place: Place) -> Mapping[str, StoredTensor]:
         """The tensors of one mapping, by key."""
         specs = self.manifest(place)
-        return {key: self._stored(specs[key], view) for key, view in self.pairs(place)}
+        return {key: self.stored_view(specs[key], view) for key, view in self.pairs(place)}
 
     def values(self, tensor: StoredTensor) -> Iterator[bytes]:
         """As for every checkpoint; the storage's checksum is checked, where one is recorded."""
@@ -81,7 +81,8 @@ class TorchCheckpoint(TensorGraph, Checkpoint):
         except ArchiveError as error:
             raise damaged(self.path, error) from None
 
-    def _stored(self, spec: TensorSpec, view: TensorView) -> StoredTensor:
+    def stored_view(self, spec: TensorSpec, view: TensorView) -> StoredTensor:
+        """A tensor of the graph, wherever it stands, as one whose values can be read."""
         key = view.storage.key
         extent = self.archive.storage(f"data/{key}").size
         return StoredTensor(spec, key, partial(self._start, key), extent, view.layout, self.big_endian)

@@ -9,7 +9,7 @@ from ckptdoctor.formats.torch.edits import Replacements
 from ckptdoctor.formats.torch.renames import metadata_node, renamed_modules
 from ckptdoctor.pickles.contents import TensorGraph, child
 from ckptdoctor.pickles.nodes import Node, mapping_pairs, with_pairs
-from ckptdoctor.pickles.patch import patch, track
+from ckptdoctor.pickles.patch import Tracked
 
 Pairs: TypeAlias = list[tuple[Node, Node]]
 
@@ -42,19 +42,17 @@ class Weights:
             ]
         replacements.put(self.mapping, new)
 
-    def patched(self, raw: bytes) -> bytes | None:
-        """The source's own bytes with the keys renamed; None where that cannot be done."""
-        if self._shared and self._module_paths():
+    def renames(self, tracked: Tracked) -> list[tuple[Node, str]] | None:
+        """The texts of the source's own bytes to be changed, and to what; None where that is not all."""
+        if not self.only_renamed or (self._shared and self._module_paths()):
             return None
-        tracked = track(raw)
         mapping = _at(tracked.root, self.place)
         keys = [key for key, _ in mapping_pairs(mapping) or []]
         pairs = zip(keys, self.new, strict=True)  # keys of other types are never renamed, and may be endless to compare
-        renames = [(old, new) for old, (new, _) in pairs if isinstance(old, str) and old != new]
+        renames: list[tuple[Node, str]] = [(old, new) for old, (new, _) in pairs if isinstance(old, str) and old != new]
         paths = self._module_paths()
         modules = [key for key, _ in mapping_pairs(metadata_node(mapping)) or []] if paths else []
-        renames += [(old, paths[old]) for old in modules if isinstance(old, str) and old in paths]
-        return patch(raw, tracked, renames)
+        return renames + [(old, paths[old]) for old in modules if isinstance(old, str) and old in paths]
 
     def _renamed_modules(self, source: TensorGraph, new: Pairs) -> Mapping[str, str]:
         """New paths for every module that the metadata or a key names."""

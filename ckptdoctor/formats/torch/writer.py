@@ -67,6 +67,7 @@ class _Storages:
         self.output, self.archive, self.options = output, archive, options
         self.source = origin.source
         self.tensors, self.new = tensors, new
+        self.weights = {id(tensor) for tensor in tensors}
         self.digests: dict[str, str] = {}
 
     def write(self, storages: Iterable[StorageNode]) -> None:
@@ -121,14 +122,15 @@ class _Storages:
         crc, digest = 0, hashlib.sha256()
         width = tensor.spec.dtype.itemsize // (2 if tensor.spec.dtype.family == "complex" else 1)
         swap = isinstance(self.source, TorchCheckpoint) and self.source.big_endian
-        observers = [digest.update, *self.options.observers] if self.options.digests else self.options.observers
+        digested = self.options.digests and id(tensor) in self.weights
+        observers = [digest.update, *self.options.observers] if digested else self.options.observers
         for chunk in tensor.chunks(self.source):
             data = swapped(chunk, width) if swap else chunk
             crc = zlib.crc32(data, crc)
             self.output.write(data)
             for observe in observers:
                 observe(chunk)
-        if self.options.digests:
+        if digested:
             self.digests[tensor.key] = digest.hexdigest()
         return crc
 

@@ -1,0 +1,175 @@
+"""What changes elsewhere in the file: optimizer states that follow the plan, and copies of the weights that go along."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from typing import NamedTuple
+
+from ckptdoctor.errors import CheckpointError, UsageError
+from ckptdoctor.execution.outputs import Fill, computed_bytes, output_tensors
+from ckptdoctor.formats.base import (
+    Beside,
+    Checkpoint,
+    CopyOutput,
+    OptimizerOutput,
+    OutputTensor,
+    StateOutput,
+    WriteOptions,
+    Writer,
+)
+from ckptdoctor.model import TensorSpec
+from ckptdoctor.optimizer import (
+    Moment,
+    NewState,
+    OptimizerProblem,
+    WeightCopy,
+    assign,
+    find_copies,
+    follow,
+    read_optimizers,
+    unchanged,
+)
+from ckptdoctor.pickles.contents import TensorGraph
+from ckptdoctor.pickles.tensors import TensorView
+from ckptdoctor.plan import Plan, Step, Take
+from ckptdoctor.source import OpenSource
+
+
+class Following(NamedTuple):
+    """What a writer has to do beside the weights, and the notes about it."""
+
+    beside: Beside = Beside()
+    notes: tuple[str, ...] = ()
+
+
+def what_follows(
+    plan: Plan,
+    source: OpenSource,
+    writer: Writer,
+    options: WriteOptions,
+    written: Collection[str],
+    *,
+    unwrap: bool,
+    fill: Fill | None,
+) -> Following:
+    """Everything that goes through the plan with the weights; `written` are the target's keys that are.
+
+    Raises CheckpointError where optimizer states cannot be kept or cannot follow, UsageError where the output has no place
+    for them.
+    """
+    graph, place = source.envelope
+    if options.follow_optimizer and not writer.keeps_envelope:
+        raise UsageError(
+            f"{writer.name} has no place for optimizer states: they cannot follow",
+            hint="write a .ckpt or .pt file, or leave the states out: --optimizer drop",
+        )
+    if options.follow_optimizer:
+        optimizers, notes = _optimizers(plan, source, options, unwrap=unwrap)
+    else:
+        optimizers, notes = (), ()
+        _check_kept(plan, source, options)
+    if not isinstance(graph, TensorGraph) or not writer.keeps_envelope:
+        return Following(Beside((), optimizers), notes)
+    copies, said = find_copies(graph, place, plan, written, unwrap=unwrap)
+    outputs = tuple(_copy_output(copy, plan, source, fill) for copy in copies)
+    return Following(Beside(outputs, optimizers), (*notes, *said))
+
+
+def _copy_output(copy: WeightCopy, plan: Plan, source: OpenSource, fill: Fill | None) -> CopyOutput:
+    own = source.envelope.source.stored(copy.place)
+    stored = {key: own[name] for key, name in copy.old.items()}
+    tensors = output_tensors(plan, source, stored, copy.new, fill)
+    counters = [OutputTensor(name, own[name].spec, stored=own[name]) for name in copy.counters]
+    return CopyOutput(copy.place, (*counters, *tensors.values()))
+
+
+def _optimizers(
+    plan: Plan, source: OpenSource, options: WriteOptions, *, unwrap: bool
+) -> tuple[tuple[OptimizerOutput, ...], tuple[str, ...]]:
+    graph, place = source.envelope
+    if not isinstance(graph, TensorGraph):
+        return (), ("optimizer: the source has no states that could follow",)
+    try:
+        found = read_optimizers(graph, place)
+        if not found:
+            return (), ("optimizer: the source has no states that could follow",)
+        assigned = assign(found, plan, options.source_model)
+        followed = follow(
+            found, assigned, plan, lambda view: _bytes(graph, view), model=options.source_model, unwrap=unwrap
+        )
+    except OptimizerProblem as problem:
+        raise CheckpointError(f"{graph.path}: {problem}", path=graph.path, hint=problem.hint) from None
+    outputs = tuple(
+        OptimizerOutput(each.way, tuple(tuple(_state_output(graph, state) for state in group) for group in groups))
+        for each, groups in zip(found, followed.groups, strict=True)
+    )
+    return outputs, followed.notes
+
+
+def _bytes(graph: Checkpoint, view: TensorView) -> bytes:
+    spec = TensorSpec("", view.layout.shape, view.layout.dtype)
+    return b"".join(graph.values(graph.stored_view(spec, view)))
+
+
+def _state_output(graph: Checkpoint, state: NewState) -> StateOutput:
+    if state.origin is None:
+        return StateOutput(state.id, state.name)
+    tensors = {moment.name: _computed(graph, moment) for moment in state.moments}
+    if state.copied:  # torch would step one tensor for two parameters
+        tensors = _copies(graph, state) | tensors
+    return StateOutput(state.id, state.name, state.origin.id, tensors)
+
+
+def _computed(graph: Checkpoint, moment: Moment) -> OutputTensor:
+    stored = {
+        key: graph.stored_view(TensorSpec(key, view.layout.shape, view.layout.dtype), view)
+        for key, view in moment.views.items()
+    }
+    step = Step(moment.spec, "computed", moment.expression, moment.spec)
+    return OutputTensor(moment.spec.key, moment.spec, compute=partial(computed_bytes, step, stored, graph))
+
+
+def _copies(graph: Checkpoint, state: NewState) -> dict[str, OutputTensor]:
+    """Every tensor of a state as one that is written once more."""
+    copies = {}
+    for entry in state.origin.entries or () if state.origin is not None else ():
+        if entry.view is not None:
+            spec = TensorSpec(f"{state.key} ({entry.name})", entry.view.layout.shape, entry.view.layout.dtype)
+            copies[entry.name] = OutputTensor(spec.key, spec, stored=graph.stored_view(spec, entry.view))
+    return copies
+
+
+def _check_kept(plan: Plan, source: OpenSource, options: WriteOptions) -> None:
+    """Optimizer states are kept by position: they are right only if no parameter was added, removed, reordered or turned."""
+    checkpoint, place = source.envelope
+    if options.drop_optimizer or not checkpoint.has_optimizer(place):
+        return
+    if keeps_parameter_order(plan) and not _names_old_keys(plan, source):
+        return
+    raise CheckpointError(
+        f"{checkpoint.path} holds optimizer states, which belong to its parameters in their order; "
+        "the map adds, removes, reorders or changes parameters",
+        path=checkpoint.path,
+        hint="take them along: --optimizer follow, or leave them out: --optimizer drop",
+    )
+
+
+def _names_old_keys(plan: Plan, source: OpenSource) -> bool:
+    """Whether the states name their parameters, and some of these get other names."""
+    graph, place = source.envelope
+    if all(step.status not in ("renamed", "computed") or step.sources == (step.target.key,) for step in plan.steps):
+        return False
+    try:
+        return isinstance(graph, TensorGraph) and any(each.named for each in read_optimizers(graph, place))
+    except OptimizerProblem:
+        return False
+
+
+def keeps_parameter_order(plan: Plan) -> bool:
+    """Whether the target's parameters are the source's, in the same order, one for one and unchanged. Buffers do not count."""
+    steps = [step for step in plan.steps if step.target.kind != "buffer"]
+    buffers = {key for step in plan.steps if step.target.kind == "buffer" for key in step.sources}
+    order = [key for key in plan.source if key not in buffers]
+    same = all(step.filled and (isinstance(step.expression, Take) or unchanged(step.expression)) for step in steps)
+    return same and [key for step in steps for key in step.sources] == order
