@@ -28,7 +28,8 @@ MAX_BYTES = 1 << 28
 class TensorReceipt(NamedTuple):
     """One tensor of the output: its key in the file and in the target, how it came to be, and the sha256 of its values.
 
-    The digest is over the elements in row-major order, little-endian; it is None where digests were left out.
+    The digest is over the elements in row-major order, little-endian; it is None where digests were left out. `note` is
+    what an op had to say: how much a cast rounded.
     """
 
     key: str
@@ -40,6 +41,7 @@ class TensorReceipt(NamedTuple):
     dtype: str
     sha256: str | None
     tied_to: str | None = None
+    note: str | None = None
 
 
 class Receipt(NamedTuple):
@@ -163,7 +165,7 @@ def _check(part: Any, fields: Mapping[str, _Fits], where: str) -> None:
 
 
 def _tensor(row: Mapping[str, Any]) -> TensorReceipt:
-    values: Iterable[Any] = (row[name] for name in TensorReceipt._fields)
+    values: Iterable[Any] = (row.get(name) for name in TensorReceipt._fields)
     return TensorReceipt._make(tuple(value) if isinstance(value, list) else value for value in values)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckptdoctor.errors import CorruptCheckpoint, PlanError
-from ckptdoctor.execution.values import Load, compute
+from ckptdoctor.execution.values import Load, compute, tensor_of
 from ckptdoctor.formats.base import no_data
 from ckptdoctor.formats.torch.renames import renamed_modules
 from ckptdoctor.plan import Apply, Expression, Plan, Step, over_firsts
@@ -147,18 +147,6 @@ def reader_of(plan: Plan, source: OpenSource) -> Load:
 
     def load(key: str) -> torch.Tensor:
         spec = plan.source[key]
-        data, at = bytearray(spec.nbytes), 0
-        for chunk in checkpoint.values(stored[spec.stored_key]):
-            data[at : at + len(chunk)] = chunk
-            at += len(chunk)
-        return _tensor(data, spec)
+        return tensor_of(checkpoint.values(stored[spec.stored_key]), spec)
 
     return load
-
-
-def _tensor(data: bytearray, spec: TensorSpec) -> torch.Tensor:
-    """The values as a tensor that lies on these very bytes."""
-    import torch
-
-    dtype = getattr(torch, spec.dtype.name)
-    return torch.frombuffer(data, dtype=dtype).reshape(spec.shape) if data else torch.empty(spec.shape, dtype=dtype)

@@ -92,12 +92,12 @@ def output_tensors(
         tensor = OutputTensor(names[key], spec, tied_to=held_by if held_by != names[key] else None)
         if not step.has_values:
             tensor = tensor._replace(compute=partial(_filled, step, fill))
-        elif step.init is not None:
-            tensor = tensor._replace(compute=partial(computed_bytes, step, stored, source.envelope.source))
-        elif isinstance(step.expression, Take):
+        elif isinstance(step.expression, Take) and step.init is None:
             tensor = tensor._replace(stored=stored[step.expression.key])
-        elif step.expression is not None:
-            tensor = tensor._replace(compute=partial(computed_bytes, step, stored, source.envelope.source))
+        elif step.init is not None or step.expression is not None:
+            remarks: list[str] = []
+            values = partial(computed_bytes, step, stored, source.envelope.source, remarks)
+            tensor = tensor._replace(compute=values, remarks=remarks)
         tensors[key] = tensor
     return tensors
 
@@ -127,17 +127,19 @@ def _spec(step: Step, stored: Mapping[str, StoredTensor]) -> TensorSpec:
     return spec_of(step.expression, {key: stored[key].spec for key in step.sources})
 
 
-def computed_bytes(step: Step, stored: Mapping[str, StoredTensor], checkpoint: Checkpoint) -> bytes:
+def computed_bytes(
+    step: Step, stored: Mapping[str, StoredTensor], checkpoint: Checkpoint, remarks: list[str] | None = None
+) -> memoryview:
     """The values of a step that needs an op, packed and little-endian; `stored` has what its expression names."""
     from ckptdoctor.execution.values import bytes_of, compute, tensor_of
 
     def load(key: str) -> torch.Tensor:
-        return tensor_of(b"".join(checkpoint.values(stored[key])), stored[key].spec)
+        return tensor_of(checkpoint.values(stored[key]), stored[key].spec)
 
-    return bytes_of(compute(step, load))
+    return bytes_of(compute(step, load, remarks))
 
 
-def _filled(step: Step, fill: Fill | None) -> bytes:
+def _filled(step: Step, fill: Fill | None) -> memoryview:
     """The values of a tensor that would stay random, packed and little-endian."""
     from ckptdoctor.execution.values import bytes_of
 

@@ -55,6 +55,7 @@ def _row(step: Step, tensor: OutputTensor, written: Written, fill: Fill | None) 
         dtype=spec.dtype.name,
         sha256=written.digests.get(tensor.key) or written.digests.get(tensor.tied_to or tensor.key),
         tied_to=tensor.tied_to,
+        note="; ".join(dict.fromkeys(tensor.remarks)) or None,
     )
 
 

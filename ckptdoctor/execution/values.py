@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -17,43 +17,52 @@ if TYPE_CHECKING:
 Load = Callable[[str], "torch.Tensor"]
 
 
-def compute(step: Step, load: Load) -> torch.Tensor:
-    """The tensor of a step; `load` gives the source's tensors by key. Raises ShapeError where values do not survive an op."""
+def compute(step: Step, load: Load, remarks: list[str] | None = None) -> torch.Tensor:
+    """The tensor of a step; `load` gives the source's tensors by key. What ops remark is added to `remarks`.
+
+    Raises ShapeError where values do not survive an op.
+    """
     if step.init is not None and step.expression is None:
         _need_torch()
         return step.init.make(step.target)
     try:
-        return _value(step.expression, load)
+        return _value(step.expression, load, remarks)
     except OpError as error:
         message = f"{step.target.key}: {error}"
         raise ShapeError(message, rule=step.rule, keys=(step.target.key,), hint=error.hint) from None
 
 
-def _value(expression: Expression | None, load: Load) -> torch.Tensor:
+def _value(expression: Expression | None, load: Load, remarks: list[str] | None) -> torch.Tensor:
     if expression is None:
         raise ValueError("nothing is computed for a tensor that stays random")
     if isinstance(expression, Take):
         return load(expression.key)
-    return expression.op.apply(tuple(_value(inner, load) for inner in expression.inputs))[expression.output]
+    inputs = tuple(_value(inner, load, remarks) for inner in expression.inputs)
+    outputs = expression.op.apply(inputs)
+    if remarks is not None and (remark := expression.op.note(inputs, outputs)) is not None:
+        remarks.append(f"{expression.op.describe()}: {remark}")
+    return outputs[expression.output]
 
 
-def tensor_of(data: bytes, spec: TensorSpec) -> torch.Tensor:
-    """Packed little-endian values as a tensor of the spec's shape and dtype."""
+def tensor_of(chunks: Iterable[bytes], spec: TensorSpec) -> torch.Tensor:
+    """Packed little-endian values as a tensor of the spec's shape and dtype; they are in memory once."""
     _need_torch()
     import torch
 
+    data, at = bytearray(spec.nbytes), 0
+    for chunk in chunks:
+        data[at : at + len(chunk)] = chunk
+        at += len(chunk)
     dtype = getattr(torch, spec.dtype.name)
-    if not data:
-        return torch.empty(spec.shape, dtype=dtype)
-    return torch.frombuffer(bytearray(data), dtype=dtype).reshape(spec.shape)
+    return torch.frombuffer(data, dtype=dtype).reshape(spec.shape) if data else torch.empty(spec.shape, dtype=dtype)
 
 
-def bytes_of(tensor: torch.Tensor) -> bytes:
-    """The values of a tensor in row-major order, packed and little-endian."""
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The values of a tensor in row-major order, packed and little-endian: its own memory where that is so already."""
     import torch
 
-    plain = tensor.detach().cpu().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
-    return plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    return plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else memoryview(b"")
 
 
 def _need_torch() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 from ckptdoctor.errors import CheckpointError
-from ckptdoctor.files import Observer, OutputFile, SourceFile
+from ckptdoctor.files import CHUNK, Observer, OutputFile, SourceFile
 from ckptdoctor.model import Layout, Manifest, TensorSpec
 from ckptdoctor.strided import gather
 
@@ -51,21 +51,28 @@ class OutputTensor(NamedTuple):
     """A tensor to be written under `key` (as it will stand in the file): copied from the source, or computed.
 
     `tied_to` is a key of the same output whose memory this one shares; a format that can say so writes that memory once.
+    `remarks` are what computing it has to say (a rounding error), once that is done.
     """
 
     key: str
     spec: TensorSpec
     stored: StoredTensor | None = None
-    compute: Callable[[], bytes] | None = None
+    compute: Callable[[], memoryview] | None = None
     tied_to: str | None = None
+    remarks: Sequence[str] = ()
 
     def chunks(self, source: Checkpoint) -> Iterator[bytes]:
         """The values, packed and little-endian."""
         if self.compute is not None:
-            return iter((self.compute(),))
+            return pieces(self.compute())
         if self.stored is None:
             raise ValueError(f"{self.key} is tied: it has no values of its own")
         return source.values(self.stored)
+
+
+def pieces(values: memoryview) -> Iterator[bytes]:
+    """The bytes of a tensor in memory, a chunk at a time."""
+    return (bytes(values[at : at + CHUNK]) for at in range(0, len(values), CHUNK))
 
 
 @dataclass(slots=True)

@@ -76,7 +76,7 @@ def _read_safetensors(side: Side) -> Mapping[str, Any]:
     if find_spec("safetensors") is None:
         from ckptdoctor.execution.values import tensor_of
 
-        return {key: tensor_of(b"".join(side.chunks(key)), spec) for key, spec in side.manifest.items()}
+        return {key: tensor_of(side.chunks(key), spec) for key, spec in side.manifest.items()}
     from safetensors.torch import load_file
 
     tensors = load_file(side.opened.envelope.source.path)
