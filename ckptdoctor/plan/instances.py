@@ -11,10 +11,10 @@ from itertools import product
 from math import prod
 from typing import NamedTuple, TypeAlias
 
-from ckptdoctor.errors import AmbiguousMatch, Location, PlanError
+from ckptdoctor.errors import PlanError
 from ckptdoctor.keymap import Rule
 from ckptdoctor.keymap.arithmetic import ArithmeticProblem
-from ckptdoctor.patterns import AmbiguousKey, Axis, Match, Pairing, Pattern
+from ckptdoctor.patterns import Axis, Match, Pairing
 from ckptdoctor.plan.gaps import Position, gap, gap_in_target
 from ckptdoctor.plan.stage import Stage
 
@@ -38,15 +38,6 @@ class Instance(NamedTuple):
     def targets(self, outs: Sequence[int]) -> list[str]:
         """The target keys in row-major order over fan-out axes of these lengths."""
         return [self.target_at(place) for place in product(*map(range, outs))]
-
-
-def match_of(pattern: Pattern, key: str, problems: list[PlanError], where: Location) -> Match | None:
-    """How a pattern reads a key, or None; that it does so in two ways becomes a problem."""
-    try:
-        return pattern.match(key)
-    except AmbiguousKey as error:
-        problems.append(AmbiguousMatch(str(error), rule=where, keys=(key,), hint="make the pattern more exact"))
-        return None
 
 
 def instances(stage: Stage, rule: Rule, matches: Matches) -> Iterator[Instance]:
@@ -105,10 +96,7 @@ def where_instances(stage: Stage, rule: Rule, matches: Matches) -> Iterator[Inst
         stage.problems.append(PlanError(message, rule=rule.location, hint=hint))
         return
     back = {target: source for source, target in pairing.groups}
-    for key in stage.targets:
-        match = match_of(pairing.target, key, stage.problems, rule.location)
-        if match is None:
-            continue
+    for key, match in stage.target_index.matching(pairing.target, stage.problems, rule.location):
         try:
             captures = {**match.captures, **_computed(rule, match)}
         except ArithmeticProblem as problem:
@@ -166,14 +154,12 @@ def _members_of_target(stage: Stage, rule: Rule) -> dict[_Frame, dict[str, set[i
         return {}
     (pairing,) = rule.pairings
     found: dict[_Frame, dict[str, set[int]]] = {}
-    for key in stage.targets:
-        match = match_of(pairing.target, key, stage.problems, rule.location)
-        if match is not None:
-            shared = tuple(match.captures[name] for name in pairing.target.captures if name in pairing.source.captures)
-            frame = (shared, tuple(match.choices[target] for _, target in pairing.groups))
-            members = found.setdefault(frame, {name: set() for name in numbers})
-            for name in numbers:
-                members[name].add(_number(match.captures[name]))
+    for _, match in stage.target_index.matching(pairing.target, stage.problems, rule.location):
+        shared = tuple(match.captures[name] for name in pairing.target.captures if name in pairing.source.captures)
+        frame = (shared, tuple(match.choices[target] for _, target in pairing.groups))
+        members = found.setdefault(frame, {name: set() for name in numbers})
+        for name in numbers:
+            members[name].add(_number(match.captures[name]))
     return found
 
 

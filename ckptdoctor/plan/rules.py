@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ckptdoctor.errors import CountMismatch, KeyCollision, Location, PlanError, ShapeError, UnusedRule
+from ckptdoctor.errors import CountMismatch, KeyCollision, PlanError, ShapeError, UnusedRule
 from ckptdoctor.keymap import Declaration, KeyMap, Rule
-from ckptdoctor.patterns import Match, Pattern
+from ckptdoctor.patterns import Match
 from ckptdoctor.plan import hints
-from ckptdoctor.plan.instances import Instance, Matches, instances, match_of, where_instances
+from ckptdoctor.plan.instances import Instance, Matches, instances, where_instances
+from ckptdoctor.plan.keys import match_of
 from ckptdoctor.plan.pipeline import misfit_of_ops, through_ops
 from ckptdoctor.plan.stage import Stage, Value
 from ckptdoctor.plan.types import taken_keys
@@ -26,25 +27,8 @@ def fire(stage: Stage, key_map: KeyMap) -> set[str]:
     return taken
 
 
-def matching(
-    patterns: tuple[Pattern, ...], keys: Mapping[str, object], problems: list[PlanError], where: Location
-) -> list[str]:
-    """The keys that any of the patterns names, in order."""
-    return [key for key in keys if any(match_of(pattern, key, problems, where) for pattern in patterns)]
-
-
-def matches_of(
-    pattern: Pattern, keys: Mapping[str, object], problems: list[PlanError], where: Location
-) -> Iterator[tuple[str, Match]]:
-    """The keys that a pattern names, in order, with how it reads them."""
-    for key in keys:
-        match = match_of(pattern, key, problems, where)
-        if match is not None:
-            yield key, match
-
-
 def _drop(stage: Stage, declaration: Declaration) -> None:
-    keys = matching(declaration.patterns, stage.inputs, stage.problems, declaration.location)
+    keys = stage.input_index.named(declaration.patterns, stage.problems, declaration.location)
     for key in keys:
         stage.dropped.setdefault(key, (stage.inputs[key], declaration))
     if not keys and declaration.optional is None:
@@ -101,12 +85,10 @@ def _with_hint(stage: Stage, rule: Rule, matches: Matches, problem: PlanError) -
 
 
 def _matches(stage: Stage, rule: Rule) -> Iterator[tuple[int, str, Match]]:
-    for key in stage.inputs:
-        if key in stage.dropped:
-            continue
-        for index, pattern in enumerate(rule.sources):
-            match = match_of(pattern, key, stage.problems, rule.location)
-            if match and not any(match_of(but, key, stage.problems, rule.location) for but in rule.excepts):
+    where, problems = rule.location, stage.problems
+    for index, pattern in enumerate(rule.sources):
+        for key, match in stage.input_index.matching(pattern, problems, where, but=stage.dropped):
+            if not any(match_of(but, key, problems, where) for but in rule.excepts):
                 yield index, key, match
 
 
