@@ -76,12 +76,13 @@ def _check_where(pairings: list[Pairing], where: dict[str, Arithmetic]) -> _Prob
     if len(pairings) > 1:
         yield "where", "where needs one pattern on each side", "write one rule for each pattern"
         return
-    (pairing,) = pairings
-    numbers = [name for name, kind in pairing.target.captures.items() if kind == "int"]
+    numbers = [name for name, kind in pairings[0].target.captures.items() if kind == "int"]
+    yield from list(_misnamed(pairings[0], where, numbers)) or _unbound(pairings[0], where, numbers)
+
+
+def _misnamed(pairing: Pairing, where: dict[str, Arithmetic], numbers: list[str]) -> _Problems:
+    """Names in `where` that are no numbers of the side that they are looked for on."""
     free = {str(axis.key) for axis in pairing.fan_in if isinstance(axis.key, str)}
-    for axis in (*pairing.fan_in, *pairing.fan_out):
-        if isinstance(axis.key, int) or (axis.key not in where and axis.key not in numbers):
-            yield "where", f"{axis.text} stands on one side only", "where says what numbers are: write it on both sides"
     for name, expression in where.items():
         if name not in free or pairing.source.captures[name] != "int":
             hint = (
@@ -91,6 +92,13 @@ def _check_where(pairings: list[Pairing], where: dict[str, Arithmetic]) -> _Prob
         for unknown in sorted(expression.names.difference(numbers)):
             hint = f"the numbers of to are {listing(numbers)}" if numbers else 'write to: "...{j:int}..."'
             yield "where", f"{name}: {unknown} is no number of to", hint
+
+
+def _unbound(pairing: Pairing, where: dict[str, Arithmetic], numbers: list[str]) -> _Problems:
+    """Groups and captures that stand on one side only, and that `where` says nothing of."""
+    for axis in (*pairing.fan_in, *pairing.fan_out):
+        if isinstance(axis.key, int) or (axis.key not in where and axis.key not in numbers):
+            yield "where", f"{axis.text} stands on one side only", "where says what numbers are: write it on both sides"
 
 
 def _scalar(node: Node, number: int) -> Scalar:

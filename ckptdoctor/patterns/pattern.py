@@ -58,6 +58,11 @@ class Pattern:
         groups = tuple(part.members for part in parts if isinstance(part, Group))
         return cls(text, segments, captures, groups, not captures and not groups, _Matcher(text, segments))
 
+    @property
+    def prefix(self) -> str:
+        """What every key begins with that the pattern matches."""
+        return self._matcher.prefix
+
     def match(self, key: str) -> Match | None:
         """How this pattern reads the whole of `key`, or None if it does not.
 
@@ -104,11 +109,11 @@ class _Matcher:
     there only for patterns that need it.
     """
 
-    __slots__ = ("_choices", "_first", "_last", "_names", "_prefix", "_text")
+    __slots__ = ("_choices", "_first", "_last", "_names", "_text", "prefix")
 
     def __init__(self, text: str, segments: tuple[Segment, ...]) -> None:
         self._text = text
-        self._prefix = _literal_prefix(segments)
+        self.prefix = _literal_prefix(segments)
         self._names: dict[str, int] = {}
         self._choices: list[tuple[int, dict[str, int]]] = []
         self._number_slots(segments)
@@ -132,7 +137,7 @@ class _Matcher:
         return r"\.".join(_segment_expression(segment, self._names, seen, greedy=greedy) for segment in segments)
 
     def match(self, key: str) -> Match | None:
-        if not key.startswith(self._prefix):
+        if not key.startswith(self.prefix):
             return None
         found = self._first.fullmatch(key)
         if found is None:

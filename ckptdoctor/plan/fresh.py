@@ -11,7 +11,7 @@ from ckptdoctor.ops import OpError
 from ckptdoctor.ops.cast import Cast
 from ckptdoctor.patterns import Pattern, pair
 from ckptdoctor.plan import hints
-from ckptdoctor.plan.rules import matching
+from ckptdoctor.plan.keys import Keys
 from ckptdoctor.plan.types import Apply, Expression
 from ckptdoctor.text import did_you_mean, plural, printable, shape_text
 
@@ -34,9 +34,10 @@ def fresh_keys(
 ) -> dict[str, Fresh]:
     """The target keys that a map declares fresh. Each map copies from what its own stage saw."""
     found: dict[str, Fresh] = {}
+    index = Keys(target)
     for key_map, stage in zip(maps, stages, strict=True):
         for declaration in key_map.fresh:
-            keys = matching(declaration.patterns, target, problems, declaration.location)
+            keys = index.named(declaration.patterns, problems, declaration.location)
             if not keys and declaration.optional is None:
                 problems.append(hints.unused("fresh", declaration.patterns, declaration.location, target))
             refused: list[PlanError] = []

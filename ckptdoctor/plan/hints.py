@@ -11,6 +11,7 @@ from ckptdoctor.text import did_you_mean, listing, plural, printable
 if TYPE_CHECKING:
     from ckptdoctor.keymap import Rule
     from ckptdoctor.model import TensorSpec
+    from ckptdoctor.ops import Op
     from ckptdoctor.patterns import Axis, Match, Pattern
 
 Specs: TypeAlias = "Mapping[str, TensorSpec]"
@@ -23,13 +24,22 @@ def unused(
     texts = listing(pattern.text for pattern in patterns)
     error = f"the {what} names no key: {texts}"
     for pattern in patterns:
-        if any(pattern.match(key) for key in dropped):
+        if any(_names(pattern, key) for key in dropped):
             return UnusedRule(error, rule=where, hint="the keys it names are dropped; drop comes first")
         if any(key.startswith(pattern.text + ".") for key in keys):
             return UnusedRule(error, rule=where, hint=f'patterns name whole keys: write "{pattern.text}.{{*p}}"')
     near = did_you_mean(patterns[0].text, keys)
     hint = near or 'correct the pattern, take it out, or say optional: "why"'
     return UnusedRule(error, rule=where, hint=hint)
+
+
+def _names(pattern: Pattern, key: str) -> bool:
+    from ckptdoctor.patterns import AmbiguousKey
+
+    try:
+        return pattern.match(key) is not None
+    except AmbiguousKey:
+        return True
 
 
 def unknown_target(made: Mapping[str, Sequence[str]], where: Location | None, target: Specs) -> UnknownTargetKey:
@@ -44,30 +54,50 @@ def unknown_target(made: Mapping[str, Sequence[str]], where: Location | None, ta
     )
 
 
+def joins(op: Op) -> bool:
+    """Whether an op takes several tensors."""
+    return op.fan_in or bool(op.input_names)
+
+
 def lacks_op(rule: Rule) -> bool:
     """Whether some axis of a rule has no op at all."""
-    return not any(op.fan_in or op.fan_out or op.input_names for op in rule.ops)
+    return not any(joins(op) or op.fan_out for op in rule.ops)
 
 
 def fan_without_op(rule: Rule, matches: Sequence[tuple[str, Match]], sources: Specs, target: Specs | None) -> PlanError:
     """One source key would make several target keys, or several meet in one, and no op says how."""
-    if len(rule.sources) > 1 or len(rule.targets) > 1:
-        message = f"{rule.text} has several sources or targets, and no op that says how"
-        return PlanError(message, rule=rule.location, hint="write one rule for each, or add the op that joins them")
-    if rule.fan_out:
-        axis = rule.fan_out[0]
+    if lacks_op(rule) and (problem := _misread(rule)) is not None:
+        return problem
+    parting = sum(op.fan_out for op in rule.ops)
+    if parting < len(rule.fan_out):
+        axis = rule.fan_out[parting]
         message = (
             f"{rule.text}: {axis.text} stands on the right only, so one tensor would make several, and no op says how"
         )
         hint = _fitting_members(rule, axis, matches, sources, target) if target is not None else None
         hint = hint or "choose one member, or add the op that makes several of one (split, unstack, broadcast)"
         return PlanError(message, rule=rule.location, hint=hint)
-    axis = rule.fan_in[0]
+    axis = rule.fan_in[-1 - sum(map(joins, rule.ops))]
     message = (
         f"{rule.text}: {axis.text} stands on the left only, so several tensors would meet in one, and no op says how"
     )
     hint = "choose one member, or add the op that joins them (concat, stack, mean)"
     return PlanError(message, rule=rule.location, hint=hint)
+
+
+def _misread(rule: Rule) -> PlanError | None:
+    """The error where no op is likely to be what was meant: two lists, or one capture under two names."""
+    if len(rule.sources) > 1 or len(rule.targets) > 1:
+        message = f"{rule.text} has several sources or targets, and no op that says how"
+        return PlanError(message, rule=rule.location, hint="write one rule for each, or add the op that joins them")
+    left, right = ([axis for axis in axes if not axis.members] for axes in (rule.fan_in, rule.fan_out))
+    if not left or not right:
+        return None
+    alike = [(ours, theirs) for ours in left for theirs in right if str(ours.key).lower() == str(theirs.key).lower()]
+    ours, theirs = (alike or [(left[0], right[0])])[0]
+    what = "differ only in case" if alike else "are two captures, each on one side only"
+    message = f"{rule.text}: {ours.text} and {theirs.text} {what}, and captures belong together by their names"
+    return PlanError(message, rule=rule.location, hint=f"write {ours.text} on both sides, or add the ops for both")
 
 
 def _fitting_members(

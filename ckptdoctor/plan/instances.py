@@ -7,19 +7,18 @@ one instance, in the order of the axis; every one of them must be there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice, product
+from itertools import product
 from math import prod
 from typing import NamedTuple, TypeAlias
 
-from ckptdoctor.errors import IncompleteGroup, PlanError
+from ckptdoctor.errors import PlanError
 from ckptdoctor.keymap import Rule
 from ckptdoctor.keymap.arithmetic import ArithmeticProblem
-from ckptdoctor.patterns import Axis, Match, Pairing, Pattern
+from ckptdoctor.patterns import Axis, Match, Pairing
+from ckptdoctor.plan.gaps import Position, gap, gap_in_target
 from ckptdoctor.plan.stage import Stage
-from ckptdoctor.text import did_you_mean, listing
 
 _Frame: TypeAlias = tuple[tuple[str, ...], tuple[int, ...]]
-_Position: TypeAlias = tuple[int, ...]
 Matches: TypeAlias = Sequence[tuple[int, str, Match]]
 """Which pattern of the rule's sources, the key, and how it is read."""
 _HUGE = 10**9
@@ -33,8 +32,8 @@ class Instance(NamedTuple):
 
     sources: tuple[str, ...]
     lengths: tuple[int, ...]
-    outs: tuple[int, ...] | None
-    target_at: Callable[[_Position], str]
+    outs: tuple[int | None, ...]
+    target_at: Callable[[Position], str]
 
     def targets(self, outs: Sequence[int]) -> list[str]:
         """The target keys in row-major order over fan-out axes of these lengths."""
@@ -47,11 +46,11 @@ def instances(stage: Stage, rule: Rule, matches: Matches) -> Iterator[Instance]:
         return
     if not rule.pairings:  # lists of literal keys on both sides
         whole: _Frame = ((), ())
-        found: dict[_Position, str] = {(index,): key for index, key, _ in matches}
+        found: dict[Position, str] = {(index,): key for index, key, _ in matches}
         yield from _complete(stage, rule, {whole: found}, {whole: lambda place: rule.targets[place[0]].fill({})}, {})
         return
-    frames: dict[_Frame, dict[_Position, str]] = {}
-    fillers: dict[_Frame, Callable[[_Position], str]] = {}
+    frames: dict[_Frame, dict[Position, str]] = {}
+    fillers: dict[_Frame, Callable[[Position], str]] = {}
     several = len(rule.sources) > 1
     for index, key, match in matches:
         pairing = rule.pairings[index if several else 0]
@@ -59,45 +58,45 @@ def instances(stage: Stage, rule: Rule, matches: Matches) -> Iterator[Instance]:
         position = (index,) if several else _position(rule.fan_in, match)
         frames.setdefault(frame, {})[position] = key
         fillers.setdefault(frame, _filler(rule, pairing, match))
-    yield from _complete(stage, rule, frames, fillers, _members_of_target(stage, rule))
+    before = len(stage.problems)
+    members = _members_of_target(stage, rule)
+    if len(stage.problems) == before:
+        yield from _complete(stage, rule, frames, fillers, members)
 
 
 def _complete(
     stage: Stage,
     rule: Rule,
-    frames: Mapping[_Frame, Mapping[_Position, str]],
-    fillers: Mapping[_Frame, Callable[[_Position], str]],
-    members: Mapping[_Frame, set[int]],
+    frames: Mapping[_Frame, Mapping[Position, str]],
+    fillers: Mapping[_Frame, Callable[[Position], str]],
+    members: Mapping[_Frame, Mapping[str, set[int]]],
 ) -> Iterator[Instance]:
     for frame, found in frames.items():
-        lengths = _lengths(rule.fan_in, found)
-        outs: tuple[int, ...] | None = tuple(len(axis.members) for axis in rule.fan_out)
-        if any(not axis.members for axis in rule.fan_out):
-            known = members.get(frame, set())
-            outs = (1 + max(known),) if known else None
-            if known and len(known) <= max(known):
-                stage.problems.append(_gap_in_target(rule, fillers[frame], known))
-                continue
+        lengths, numbers = _lengths(rule.fan_in, found), members.get(frame, {})
         if prod(lengths) != len(found):
-            stage.problems.append(_gap(stage, rule, lengths, found))
-            continue
-        keys = tuple(found[place] for place in sorted(found))
-        yield Instance(keys, lengths, outs, fillers[frame])
+            stage.problems.append(gap(stage, rule, lengths, found))
+        elif (problem := gap_in_target(rule, fillers[frame], numbers)) is not None:
+            stage.problems.append(problem)
+        else:
+            outs = tuple(len(axis.members) or _size(numbers.get(str(axis.key))) for axis in rule.fan_out)
+            yield Instance(tuple(found[place] for place in sorted(found)), lengths, outs, fillers[frame])
 
 
-def where_instances(stage: Stage, rule: Rule) -> Iterator[Instance]:
+def _size(numbers: set[int] | None) -> int | None:
+    return len(numbers) if numbers else None
+
+
+def where_instances(stage: Stage, rule: Rule, matches: Matches) -> Iterator[Instance]:
     """The instances of a rule with `where`: one for each target key whose source is there."""
     (pairing,) = rule.pairings
+    sources = {key for _, key, _ in matches}
     if stage.targets is None:
         message = "where counts the keys of the target, and here is none"
         hint = "name the target; with several maps, let this one be the last"
         stage.problems.append(PlanError(message, rule=rule.location, hint=hint))
         return
     back = {target: source for source, target in pairing.groups}
-    for key in stage.targets:
-        match = pairing.target.match(key)
-        if match is None:
-            continue
+    for key, match in stage.target_index.matching(pairing.target, stage.problems, rule.location):
         try:
             captures = {**match.captures, **_computed(rule, match)}
         except ArithmeticProblem as problem:
@@ -105,7 +104,7 @@ def where_instances(stage: Stage, rule: Rule) -> Iterator[Instance]:
             return
         choices = {back[index]: choice for index, choice in enumerate(match.choices)}
         source = pairing.source.fill(captures, [choices[index] for index in range(len(choices))])
-        if source in stage.inputs and source not in stage.dropped and not any(p.match(source) for p in rule.excepts):
+        if source in sources:
             yield Instance((source,), (), (), lambda _, key=key: key)  # type: ignore[misc]
 
 
@@ -120,7 +119,7 @@ def _frame(pairing: Pairing, match: Match) -> _Frame:
     return shared, tuple(match.choices[source] for source, _ in pairing.groups)
 
 
-def _position(axes: Sequence[Axis], match: Match) -> _Position:
+def _position(axes: Sequence[Axis], match: Match) -> Position:
     return tuple(
         match.choices[axis.key] if isinstance(axis.key, int) else _number(match.captures[axis.key]) for axis in axes
     )
@@ -130,11 +129,11 @@ def _number(text: str) -> int:
     return int(text) if len(text) < 10 else _HUGE
 
 
-def _filler(rule: Rule, pairing: Pairing, match: Match) -> Callable[[_Position], str]:
+def _filler(rule: Rule, pairing: Pairing, match: Match) -> Callable[[Position], str]:
     """The target key at a place of the fan-out axes, for the frame of this match."""
     axes = rule.fan_out
 
-    def fill(place: _Position) -> str:
+    def fill(place: Position) -> str:
         if len(rule.targets) > 1:
             return rule.pairings[place[0]].fill(match)
         captures, choices = dict(match.captures), {target: match.choices[source] for source, target in pairing.groups}
@@ -148,70 +147,24 @@ def _filler(rule: Rule, pairing: Pairing, match: Match) -> Callable[[_Position],
     return fill
 
 
-def _members_of_target(stage: Stage, rule: Rule) -> dict[_Frame, set[int]]:
-    """For a number that stands on the target side only: which ones the target has, for each frame."""
+def _members_of_target(stage: Stage, rule: Rule) -> dict[_Frame, dict[str, set[int]]]:
+    """For numbers that stand on the target side only: which ones the target has, for each frame."""
     numbers = [axis.key for axis in rule.fan_out if isinstance(axis.key, str) and not axis.members]
-    if len(numbers) != 1 or len(rule.fan_out) != 1 or stage.targets is None:
+    if not numbers or stage.targets is None:
         return {}
     (pairing,) = rule.pairings
-    found: dict[_Frame, set[int]] = {}
-    for key in stage.targets:
-        match = pairing.target.match(key)
-        if match is not None:
-            shared = tuple(match.captures[name] for name in pairing.target.captures if name in pairing.source.captures)
-            frame = (shared, tuple(match.choices[target] for _, target in pairing.groups))
-            found.setdefault(frame, set()).add(_number(match.captures[numbers[0]]))
+    found: dict[_Frame, dict[str, set[int]]] = {}
+    for _, match in stage.target_index.matching(pairing.target, stage.problems, rule.location):
+        shared = tuple(match.captures[name] for name in pairing.target.captures if name in pairing.source.captures)
+        frame = (shared, tuple(match.choices[target] for _, target in pairing.groups))
+        members = found.setdefault(frame, {name: set() for name in numbers})
+        for name in numbers:
+            members[name].add(_number(match.captures[name]))
     return found
 
 
-def _lengths(axes: Sequence[Axis], found: Mapping[_Position, str]) -> tuple[int, ...]:
+def _lengths(axes: Sequence[Axis], found: Mapping[Position, str]) -> tuple[int, ...]:
     """How long each axis is: its members, or one more than the largest number."""
     return tuple(
         len(axis.members) or 1 + max(position[number] for position in found) for number, axis in enumerate(axes)
-    )
-
-
-def _gap(stage: Stage, rule: Rule, lengths: Sequence[int], found: Mapping[_Position, str]) -> PlanError:
-    """The error for keys that a fan-in needs and the source does not have."""
-    lacking = list(islice((place for place in product(*map(range, lengths)) if place not in found), 4))
-    names = [_source_at(rule, place, next(iter(found.values()))) for place in lacking]
-    axis = rule.fan_in[-1]
-    return IncompleteGroup(
-        f"{rule.text}: {len(found):,} of {prod(lengths):,} along {axis.text} are there; no {listing(names, limit=3)}",
-        rule=rule.location,
-        keys=(*names, *list(found.values())[:3]),
-        hint=did_you_mean(names[0], stage.inputs)
-        or "all members must be there: name only those that are, or correct them",
-    )
-
-
-def _source_at(rule: Rule, place: _Position, example: str) -> str:
-    """The source key at a place of the fan-in axes, in the frame of another key."""
-    if len(rule.sources) > 1:
-        pattern = rule.sources[place[0]]
-        read = next((match for other in rule.sources if (match := other.match(example))), None)
-        return _filled(pattern, read.captures) if read else pattern.text
-    (pattern,) = rule.sources
-    match = pattern.match(example)
-    assert match is not None
-    captures, choices = dict(match.captures), list(match.choices)
-    for axis, number in zip(rule.fan_in, place, strict=True):
-        if isinstance(axis.key, int):
-            choices[axis.key] = number
-        else:
-            captures[axis.key] = str(number)
-    return pattern.fill(captures, choices)
-
-
-def _filled(pattern: Pattern, captures: Mapping[str, str]) -> str:
-    return pattern.text if pattern.groups or not set(pattern.captures) <= set(captures) else pattern.fill(captures)
-
-
-def _gap_in_target(rule: Rule, target_at: Callable[[_Position], str], known: set[int]) -> PlanError:
-    gap = next(number for number in range(max(known)) if number not in known)
-    return IncompleteGroup(
-        f"{rule.text}: the target has {target_at((max(known),))}, and no {target_at((gap,))}",
-        rule=rule.location,
-        keys=(target_at((gap,)),),
-        hint="numbers along a fan-out go from 0 upwards without a gap: write a group, {2,5}, for others",
     )

@@ -35,6 +35,8 @@ def make_plan(source: Manifest, target: Manifest | None = None, maps: KeyMap | S
     for number, key_map in enumerate(maps or (None,), 1):
         stage = run_stage(key_map, values, target, last=number >= len(maps))
         problems += stage.problems
+        if problems and number < len(maps):  # the next map would be judged on keys that this one did not make
+            raise _error(problems)
         for value, declaration in stage.dropped.values():
             dropped |= dict.fromkeys(taken_keys(value.expression), declaration)
         values = stage.outputs
@@ -47,11 +49,17 @@ def make_plan(source: Manifest, target: Manifest | None = None, maps: KeyMap | S
     share(made, declared_ties(maps, image, problems), source, problems)
     steps = tuple(made.values())
     if problems:
-        raise PlanError.of(problems)
+        raise _error(problems)
     rest = remainders(source, steps, dropped)
     plan = Plan(source, image, maps, steps, rest, has_target=target is not None)
     balance_of(plan)  # every element of both sides is in one class, or we are wrong
     return replace(plan, warnings=warnings_for(plan))
+
+
+def _error(problems: Sequence[PlanError]) -> PlanError:
+    from ckptdoctor.plan.problems import in_order
+
+    return PlanError.of(in_order(problems))
 
 
 def _fresh(

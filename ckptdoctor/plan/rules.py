@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ckptdoctor.errors import AmbiguousMatch, CountMismatch, KeyCollision, Location, PlanError, ShapeError
+from ckptdoctor.errors import CountMismatch, KeyCollision, PlanError, ShapeError, UnusedRule
 from ckptdoctor.keymap import Declaration, KeyMap, Rule
-from ckptdoctor.patterns import AmbiguousKey, Match, Pattern
+from ckptdoctor.patterns import Match
 from ckptdoctor.plan import hints
 from ckptdoctor.plan.instances import Instance, Matches, instances, where_instances
-from ckptdoctor.plan.pipeline import misfit_of_ops, through_ops, wrong_number
+from ckptdoctor.plan.keys import match_of
+from ckptdoctor.plan.pipeline import misfit_of_ops, through_ops
 from ckptdoctor.plan.stage import Stage, Value
 from ckptdoctor.plan.types import taken_keys
 from ckptdoctor.text import plural, printable
@@ -26,33 +27,8 @@ def fire(stage: Stage, key_map: KeyMap) -> set[str]:
     return taken
 
 
-def matching(
-    patterns: tuple[Pattern, ...], keys: Mapping[str, object], problems: list[PlanError], where: Location
-) -> list[str]:
-    """The keys that any of the patterns names, in order."""
-    return [key for key in keys if any(_match(pattern, key, problems, where) for pattern in patterns)]
-
-
-def matches_of(
-    pattern: Pattern, keys: Mapping[str, object], problems: list[PlanError], where: Location
-) -> Iterator[tuple[str, Match]]:
-    """The keys that a pattern names, in order, with how it reads them."""
-    for key in keys:
-        match = _match(pattern, key, problems, where)
-        if match is not None:
-            yield key, match
-
-
-def _match(pattern: Pattern, key: str, problems: list[PlanError], where: Location) -> Match | None:
-    try:
-        return pattern.match(key)
-    except AmbiguousKey as error:
-        problems.append(AmbiguousMatch(str(error), rule=where, keys=(key,), hint="make the pattern more exact"))
-        return None
-
-
 def _drop(stage: Stage, declaration: Declaration) -> None:
-    keys = matching(declaration.patterns, stage.inputs, stage.problems, declaration.location)
+    keys = stage.input_index.named(declaration.patterns, stage.problems, declaration.location)
     for key in keys:
         stage.dropped.setdefault(key, (stage.inputs[key], declaration))
     if not keys and declaration.optional is None:
@@ -61,31 +37,43 @@ def _drop(stage: Stage, declaration: Declaration) -> None:
 
 def _run_rule(stage: Stage, rule: Rule) -> set[str]:
     """Fire a rule on every key it matches; returns the keys it took."""
-    problem = misfit_of_ops(rule)
     matches = list(_matches(stage, rule))
-    if not matches and not rule.where and rule.optional is None:
+    taken = {key for _, key, _ in matches}
+    if not matches and rule.optional is None:
         stage.problems.append(hints.unused("rule", rule.sources, rule.location, stage.inputs, stage.dropped))
         return set()
+    problem = misfit_of_ops(rule)
     if problem is not None:
         stage.problems.append(_with_hint(stage, rule, matches, problem))
-        return {key for _, key, _ in matches}
+        return taken
     before = len(stage.problems)
-    found = list(where_instances(stage, rule) if rule.where else instances(stage, rule, matches))
-    if rule.where and not found and rule.optional is None and len(stage.problems) == before:
-        stage.problems.append(hints.unused("rule", rule.sources, rule.location, stage.inputs, stage.dropped))
-    produced = sum(_produce(stage, rule, instance) for instance in found)
-    if rule.expect is not None and produced != rule.expect and found:
-        stage.problems.append(
-            CountMismatch(
-                f"the rule made {plural(produced, 'key')} and expects {rule.expect:,}",
-                rule=rule.location,
-                keys=tuple(key for _, key, _ in matches[:5]),
-                hint="correct the patterns, or the number",
-            )
-        )
-    if rule.where:
-        return {key for instance in found for key in instance.sources}
-    return {key for _, key, _ in matches}
+    found = list(where_instances(stage, rule, matches) if rule.where else instances(stage, rule, matches))
+    produced = sum([_produce(stage, rule, instance) for instance in found])
+    if len(stage.problems) > before or not matches:
+        return taken
+    if not found and rule.optional is None:
+        stage.problems.append(_nowhere(rule))
+    elif rule.expect is not None and produced != rule.expect:
+        stage.problems.append(_another_number(rule, produced, matches))
+    return taken
+
+
+def _nowhere(rule: Rule) -> UnusedRule:
+    """The error for a `where` that leads from no target key to a source."""
+    return UnusedRule(
+        f"{rule.text}: the target has no such key whose source the checkpoint has",
+        rule=rule.location,
+        hint="compare to with the target's keys, and what where makes of their numbers with the checkpoint's",
+    )
+
+
+def _another_number(rule: Rule, produced: int, matches: Matches) -> CountMismatch:
+    return CountMismatch(
+        f"the rule made {plural(produced, 'key')} and expects {rule.expect:,}",
+        rule=rule.location,
+        keys=tuple(key for _, key, _ in matches[:5]),
+        hint="correct the patterns, or the number",
+    )
 
 
 def _with_hint(stage: Stage, rule: Rule, matches: Matches, problem: PlanError) -> PlanError:
@@ -97,40 +85,34 @@ def _with_hint(stage: Stage, rule: Rule, matches: Matches, problem: PlanError) -
 
 
 def _matches(stage: Stage, rule: Rule) -> Iterator[tuple[int, str, Match]]:
-    for key in _candidates(stage, rule.sources):
-        if key in stage.dropped:
-            continue
-        for index, pattern in enumerate(rule.sources):
-            match = _match(pattern, key, stage.problems, rule.location)
-            if match and not any(_match(but, key, stage.problems, rule.location) for but in rule.excepts):
+    where, problems = rule.location, stage.problems
+    for index, pattern in enumerate(rule.sources):
+        for key, match in stage.input_index.matching(pattern, problems, where, but=stage.dropped):
+            if not any(match_of(but, key, problems, where) for but in rule.excepts):
                 yield index, key, match
-
-
-def _candidates(stage: Stage, patterns: Sequence[Pattern]) -> Iterable[str]:
-    """The keys that could match: those that literal patterns name, else all; a map of many literal rules stays quick."""
-    if all(pattern.literal for pattern in patterns):
-        return [key for pattern in patterns if (key := pattern.fill({})) in stage.inputs]
-    return stage.inputs
 
 
 def _produce(stage: Stage, rule: Rule, instance: Instance) -> int:
     """Make the target keys of an instance; returns how many, 0 where that is a problem."""
-    keys = instance.targets(instance.outs) if instance.outs is not None else None
-    values = [stage.inputs[key] for key in instance.sources]
+    values, outs = [stage.inputs[key] for key in instance.sources], instance.outs
+    known = tuple(size for size in outs if size is not None)
+    keys = instance.targets(known) if len(known) == len(outs) else None
     if rule.ops:
+        specs = [stage.targets.get(key) for key in keys or ()] if stage.targets is not None else []
         try:
-            known = [stage.targets.get(key) if stage.targets is not None else None for key in keys or ()]
-            values = through_ops(rule, values, instance.lengths, instance.outs, known)
+            values, known = through_ops(rule, values, instance.lengths, outs, specs)
         except ShapeError as problem:
-            stage.problems.append(problem)
+            stage.problems.append(_unknown(stage, rule, instance, keys or ()) or problem)
             return 0
-    if keys is None:
-        keys = instance.targets((len(values),))
-    if len(keys) != len(values):
-        stage.problems.append(wrong_number(rule, len(values), keys))
-        return 0
     first = instance.sources[0]
-    return sum(_put(stage, rule, first, key, value) for key, value in zip(keys, values, strict=True))
+    keys = instance.targets(known) if keys is None else keys
+    return sum([_put(stage, rule, first, key, value) for key, value in zip(keys, values, strict=True)])
+
+
+def _unknown(stage: Stage, rule: Rule, instance: Instance, keys: Sequence[str]) -> PlanError | None:
+    """Where the target lacks the keys themselves, that is what is wrong, and not that their shapes are not known."""
+    made = {} if stage.targets is None else {key: instance.sources for key in keys if key not in stage.targets}
+    return hints.unknown_target(made, rule.location, stage.targets or {}) if made else None
 
 
 def _put(stage: Stage, rule: Rule, first: str, key: str, value: Value) -> bool:

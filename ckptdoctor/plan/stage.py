@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.plan.types import Expression
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from ckptdoctor.errors import Location, PlanError
     from ckptdoctor.keymap import Declaration, KeyMap
     from ckptdoctor.model import TensorSpec
+    from ckptdoctor.plan.keys import Keys
 
 
 class Value(NamedTuple):
@@ -25,7 +27,7 @@ class Value(NamedTuple):
     """Elements that no checkpoint gives: an op added them."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Stage:
     """What one map made of its inputs. `problems` are collected: all of them are reported at once.
 
@@ -40,6 +42,20 @@ class Stage:
     passed: dict[str, Value] = field(default_factory=dict)
     dropped: dict[str, tuple[Value, Declaration]] = field(default_factory=dict)
     problems: list[PlanError] = field(default_factory=list)
+
+    @cached_property
+    def input_index(self) -> Keys:
+        """The inputs, to find patterns in."""
+        from ckptdoctor.plan.keys import Keys
+
+        return Keys(self.inputs)
+
+    @cached_property
+    def target_index(self) -> Keys:
+        """The keys of the target, where this map's outputs are meant to be it."""
+        from ckptdoctor.plan.keys import Keys
+
+        return Keys(self.targets or {})
 
     @property
     def outputs(self) -> dict[str, Value]:

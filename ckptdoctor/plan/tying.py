@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ckptdoctor.keymap import Declaration, KeyMap
     from ckptdoctor.model import Manifest
     from ckptdoctor.patterns import Match, Pattern
+    from ckptdoctor.plan.keys import Keys
 
 
 class Tie(NamedTuple):
@@ -31,11 +32,14 @@ def declared_ties(maps: Sequence[KeyMap], target: Manifest, problems: list[PlanE
     entries = [declaration for key_map in maps for declaration in key_map.tie]
     if not entries:
         return {}
+    from ckptdoctor.plan.keys import Keys
+
+    index = Keys(target)
     position = {key: number for number, key in enumerate(target)}
     groups = _native(target)
     tied: dict[str, Declaration] = {}
     for declaration in entries:
-        for keys in _frames(declaration, target, problems):
+        for keys in _frames(declaration, target, index, problems):
             if _fit(declaration, keys, target, problems):
                 together = sorted({key for one in keys for key in groups[one]}, key=position.__getitem__)
                 groups |= dict.fromkeys(together, together)
@@ -51,14 +55,12 @@ def _native(target: Manifest) -> dict[str, list[str]]:
     return {key: keys for keys in firsts.values() for key in keys}
 
 
-def _frames(declaration: Declaration, target: Manifest, problems: list[PlanError]) -> Iterator[list[str]]:
+def _frames(declaration: Declaration, target: Manifest, index: Keys, problems: list[PlanError]) -> Iterator[list[str]]:
     """The keys of each choice of captures; where some are not there, a problem instead."""
-    from ckptdoctor.plan.rules import matches_of
-
     where = declaration.location
     frames: dict[tuple[tuple[str, str], ...], list[tuple[Pattern, str, Match]]] = {}
     for pattern in declaration.patterns:
-        found = list(matches_of(pattern, target, problems, where))
+        found = list(index.matching(pattern, problems, where))
         if not found:
             if declaration.optional is None:
                 problems.append(hints.unused("tie", (pattern,), where, target))
