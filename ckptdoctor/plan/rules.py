@@ -106,7 +106,8 @@ def _produce(stage: Stage, rule: Rule, instance: Instance) -> int:
             return 0
     first = instance.sources[0]
     keys = instance.targets(known) if keys is None else keys
-    return sum([_put(stage, rule, first, key, value) for key, value in zip(keys, values, strict=True)])
+    made = enumerate(zip(keys, values, strict=True))
+    return sum([_put(stage, rule, (first, number), key, value) for number, (key, value) in made])
 
 
 def _unknown(stage: Stage, rule: Rule, instance: Instance, keys: Sequence[str]) -> PlanError | None:
@@ -115,13 +116,13 @@ def _unknown(stage: Stage, rule: Rule, instance: Instance, keys: Sequence[str]) 
     return hints.unknown_target(made, rule.location, stage.targets or {}) if made else None
 
 
-def _put(stage: Stage, rule: Rule, first: str, key: str, value: Value) -> bool:
+def _put(stage: Stage, rule: Rule, place: tuple[str, int], key: str, value: Value) -> bool:
     """Note what makes a target key; False where something else does already."""
     other = stage.made.get(key)
     if other is not None:
-        stage.problems.append(_collision(rule, first, key, other))
+        stage.problems.append(_collision(rule, place[0], key, other))
         return False
-    stage.made_of[key] = first
+    stage.made_of[key] = place
     spec = replace(value.spec, key=key, tied_to=None, raw_key=None)
     stage.made[key] = value._replace(spec=spec, rule=rule.location)
     return True

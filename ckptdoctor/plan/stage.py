@@ -38,7 +38,7 @@ class Stage:
     target_keys: Mapping[str, TensorSpec] | None
     targets: Mapping[str, TensorSpec] | None = None
     made: dict[str, Value] = field(default_factory=dict)
-    made_of: dict[str, str] = field(default_factory=dict)
+    made_of: dict[str, tuple[str, int]] = field(default_factory=dict)
     passed: dict[str, Value] = field(default_factory=dict)
     dropped: dict[str, tuple[Value, Declaration]] = field(default_factory=dict)
     problems: list[PlanError] = field(default_factory=list)
@@ -65,7 +65,8 @@ class Stage:
         """
         position = {key: number for number, key in enumerate(self.inputs)}
         together = self.passed | self.made
-        order = {key: (position[self.made_of.get(key, key)], key) for key in together}
+        first_of = {key: self.made_of.get(key, (key, 0)) for key in together}
+        order = {key: (position[first], number, key) for key, (first, number) in first_of.items()}
         return {key: together[key] for key in sorted(together, key=order.__getitem__)}
 
 

@@ -1,7 +1,7 @@
 """Mistakes that other tools make (DESIGN section 8), each with a test that they would fail.
 
 Where it is short, the mistake itself stands beside the test as a function called `naive_...`, and the test shows that it does
-go wrong on the same input. What concerns ops of several tensors, `--reverse` and `verify` is tested with these.
+go wrong on the same input. `--reverse` inverts plans and not patterns: tests/unit/test_inverse.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptdoctor.errors import KeyCollision, PlanError, UnknownTargetKey, UnusedRule
+from ckptdoctor.errors import IncompleteGroup, KeyCollision, PlanError, ShapeError, UnknownTargetKey, UnusedRule
 from ckptdoctor.execution import execute
 from ckptdoctor.keymap import KeyMap, parse_map
 from ckptdoctor.model import DTYPES, Manifest, TensorSpec
@@ -24,6 +24,7 @@ from ckptdoctor.reports import render
 from ckptdoctor.reports.comparison import Comparison, comparison_page
 from ckptdoctor.source import read_manifest
 from ckptdoctor.targets import resolve_target
+from ckptdoctor.verification import verify
 from ckptdoctor.wrappers import align
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -233,6 +234,63 @@ def test_a_report_that_folds_unlike_dtypes_into_one_row() -> None:
         ("b.0 <- a.0", "4x4", "4x4"),
         ("b.1 <- a.1", "4x4 float16", "4x4 float32"),
     ]
+
+
+# --- ops
+
+
+def with_op(source: str, target: str, op: object) -> KeyMap:
+    rule = {"from": source, "to": target, "op": op}
+    return parse_map(json.dumps({"ckptdoctor": 1, "rules": [rule]}))
+
+
+def test_chunk_where_sizes_were_meant() -> None:
+    torch = pytest.importorskip("torch")
+    assert [len(part) for part in torch.arange(7).chunk(3)] == [3, 3, 1], "nobody meant that"
+    source = manifest({"qkv": (7, 4)})
+    with pytest.raises(ShapeError, match="7 along dim 0 do not divide by 3"):
+        make_plan(source, None, with_op("qkv", "{q,k,v}", {"split": {"dim": 0, "parts": 3}}))
+    with pytest.raises(ShapeError, match="add up to 6, and dim 0 has 7"):
+        make_plan(source, None, with_op("qkv", "{q,k,v}", {"split": {"dim": 0, "sizes": [2, 2, 2]}}))
+    plan = make_plan(source, None, with_op("qkv", "{q,k,v}", {"split": {"dim": 0, "sizes": [5, 1, 1]}}))
+    assert [step.target.shape for step in plan.steps] == [(5, 4), (1, 4), (1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("source", "pattern", "op", "missing"),
+    [
+        ("experts.0.w experts.2.w experts.3.w", "experts.{e:int}.w", "stack", "experts.1.w"),
+        ("attn.q attn.v", "attn.{q,k,v}", {"concat": 0}, "attn.k"),
+    ],
+)
+def test_half_a_group_fused(source: str, pattern: str, op: object, missing: str) -> None:
+    with pytest.raises(IncompleteGroup) as caught:
+        make_plan(manifest(source), None, with_op(pattern, "fused", op))
+    assert missing in caught.value.keys
+    assert missing in caught.value.message
+
+
+def test_broadcast_that_nobody_asked_for() -> None:
+    torch = pytest.importorskip("torch")
+    into = torch.zeros(4, 4)
+    into.copy_(torch.ones(4))
+    assert into.sum() == 16, "copy_ broadcasts without a word"
+    plan = make_plan(manifest({"w": (4,)}), manifest({"w": (4, 4)}))
+    assert plan.counts == {"mismatched": 1}
+
+
+def test_identical_is_said_of_shapes_alone_and_never_of_values(tmp_path: Path) -> None:
+    """`verify` reads the values: a file with the right keys and shapes and one other number does not pass."""
+    torch = pytest.importorskip("torch")
+    torch.save({"a": torch.ones(4, 4)}, tmp_path / "old.pt")
+    execute(make_plan(read_manifest(tmp_path / "old.pt")), tmp_path / "new.pt")
+    receipt = (tmp_path / "new.pt.receipt.json").read_text()
+    assert verify(tmp_path / "new.pt", against=tmp_path / "old.pt").passed
+    changed = torch.ones(4, 4)
+    changed[2, 3] += 1e-6
+    torch.save({"a": changed}, tmp_path / "new.pt")
+    (tmp_path / "new.pt.receipt.json").write_text(receipt)
+    assert not verify(tmp_path / "new.pt", against=tmp_path / "old.pt").passed
 
 
 # --- prefixes
