@@ -6,7 +6,7 @@ one instance, in the order of the axis; every one of them must be there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice, product
 from math import prod
 from typing import NamedTuple, TypeAlias
@@ -67,17 +67,20 @@ def _complete(
     rule: Rule,
     frames: Mapping[_Frame, Mapping[_Position, str]],
     fillers: Mapping[_Frame, Callable[[_Position], str]],
-    members: Mapping[_Frame, set[int]],
+    members: Mapping[_Frame, set[_Position]],
 ) -> Iterator[Instance]:
     for frame, found in frames.items():
         lengths = _lengths(rule.fan_in, found)
         outs: tuple[int, ...] | None = tuple(len(axis.members) for axis in rule.fan_out)
         if any(not axis.members for axis in rule.fan_out):
             known = members.get(frame, set())
-            outs = (1 + max(known),) if known else None
-            if known and len(known) <= max(known):
-                stage.problems.append(_gap_in_target(rule, fillers[frame], known))
+            outs = _lengths(rule.fan_out, known) if known else None
+            if outs is not None and prod(outs) != len(known):
+                stage.problems.append(_gap_in_target(rule, fillers[frame], outs, known))
                 continue
+            if outs is None and len(rule.fan_out) > 1:
+                stage.problems.append(_no_end(rule))
+                return
         if prod(lengths) != len(found):
             stage.problems.append(_gap(stage, rule, lengths, found))
             continue
@@ -148,23 +151,22 @@ def _filler(rule: Rule, pairing: Pairing, match: Match) -> Callable[[_Position],
     return fill
 
 
-def _members_of_target(stage: Stage, rule: Rule) -> dict[_Frame, set[int]]:
-    """For a number that stands on the target side only: which ones the target has, for each frame."""
-    numbers = [axis.key for axis in rule.fan_out if isinstance(axis.key, str) and not axis.members]
-    if len(numbers) != 1 or len(rule.fan_out) != 1 or stage.targets is None:
+def _members_of_target(stage: Stage, rule: Rule) -> dict[_Frame, set[_Position]]:
+    """Where a number stands on the target side only: which places along the fan-out the target has, for each frame."""
+    if stage.targets is None or all(axis.members for axis in rule.fan_out):
         return {}
     (pairing,) = rule.pairings
-    found: dict[_Frame, set[int]] = {}
+    found: dict[_Frame, set[_Position]] = {}
     for key in stage.targets:
         match = pairing.target.match(key)
         if match is not None:
             shared = tuple(match.captures[name] for name in pairing.target.captures if name in pairing.source.captures)
             frame = (shared, tuple(match.choices[target] for _, target in pairing.groups))
-            found.setdefault(frame, set()).add(_number(match.captures[numbers[0]]))
+            found.setdefault(frame, set()).add(_position(rule.fan_out, match))
     return found
 
 
-def _lengths(axes: Sequence[Axis], found: Mapping[_Position, str]) -> tuple[int, ...]:
+def _lengths(axes: Sequence[Axis], found: Collection[_Position]) -> tuple[int, ...]:
     """How long each axis is: its members, or one more than the largest number."""
     return tuple(
         len(axis.members) or 1 + max(position[number] for position in found) for number, axis in enumerate(axes)
@@ -207,11 +209,19 @@ def _filled(pattern: Pattern, captures: Mapping[str, str]) -> str:
     return pattern.text if pattern.groups or not set(pattern.captures) <= set(captures) else pattern.fill(captures)
 
 
-def _gap_in_target(rule: Rule, target_at: Callable[[_Position], str], known: set[int]) -> PlanError:
-    gap = next(number for number in range(max(known)) if number not in known)
+def _no_end(rule: Rule) -> PlanError:
+    axis = next(axis for axis in rule.fan_out if not axis.members)
+    message = f"{rule.text}: how far {axis.text} goes is said by the target's keys, and here are none like it"
+    return PlanError(message, rule=rule.location, hint="name the target, or write a range, {0..7}")
+
+
+def _gap_in_target(
+    rule: Rule, target_at: Callable[[_Position], str], outs: Sequence[int], known: set[_Position]
+) -> PlanError:
+    gap = next(place for place in product(*map(range, outs)) if place not in known)
     return IncompleteGroup(
-        f"{rule.text}: the target has {target_at((max(known),))}, and no {target_at((gap,))}",
+        f"{rule.text}: the target has {target_at(max(known))}, and no {target_at(gap)}",
         rule=rule.location,
-        keys=(target_at((gap,)),),
+        keys=(target_at(gap),),
         hint="numbers along a fan-out go from 0 upwards without a gap: write a group, {2,5}, for others",
     )

@@ -508,6 +508,28 @@ class TestOps:
         assert caught.message == "b would be 3x2 (from a), the target wants 2x3"
 
 
+class TestSeveralFanOuts:
+    """A number along a fan-out ends where the target's keys do, with a group beside it too."""
+
+    RULE = {"from": "w", "to": "{e:int}.{a,b}", "op": [{"unstack": {"dim": 0}}, {"split": {"parts": 2}}]}
+    KEYS = {f"{e}.{name}": (2, 3) for e in range(3) for name in "ab"}
+
+    def test_as_far_as_the_target_goes(self) -> None:
+        plan = make_plan(manifest({"w": (3, 4, 3)}), manifest(self.KEYS), key_map(self.RULE))
+        assert outcome(plan) == dict.fromkeys(self.KEYS, "computed w")
+        assert [step.expression.output for step in plan.steps if isinstance(step.expression, Apply)] == [0, 1] * 3
+
+    def test_a_gap(self) -> None:
+        keys = {key: shape for key, shape in self.KEYS.items() if key != "1.b"}
+        caught = error(IncompleteGroup, manifest({"w": (3, 4, 3)}), manifest(keys), key_map(self.RULE))
+        assert caught.message.endswith("the target has 2.b, and no 1.b")
+
+    @pytest.mark.parametrize("target", [None, manifest("other")])
+    def test_without_keys_that_say_how_far(self, target: Manifest | None) -> None:
+        caught = error(PlanError, manifest({"w": (3, 4, 3)}), target, key_map(self.RULE))
+        assert "how far {e:int} goes" in caught.message
+
+
 class TestWarnings:
     def test_the_last_layer_of_a_head_taken_alone(self) -> None:
         plan = make_plan(manifest(SEQUENTIAL), HEAD, key_map(("head.4.{p}", "head.{p}")))
