@@ -49,7 +49,7 @@ def make_plan(source: Manifest, target: Manifest | None = None, maps: KeyMap | S
         raise PlanError.of(problems)
     rest = remainders(source, steps, dropped)
     plan = Plan(source, image, maps, steps, rest, has_target=target is not None)
-    _check_balance(plan)
+    check_balance(plan)
     return replace(plan, warnings=warnings_for(plan))
 
 
@@ -80,7 +80,7 @@ def _fresh_without_target(declaration: Declaration) -> PlanError:
     )
 
 
-def _check_balance(plan: Plan) -> None:
+def check_balance(plan: Plan) -> None:
     """Every tensor of both sides is in exactly one class; anything else is a defect of ours."""
     used = {key for step in plan.steps if step.has_values for key in step.sources}
     rest = [remainder.source.key for remainder in plan.remainders]
