@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ckptdoctor.errors import (
     AmbiguousMatch,
     CountMismatch,
+    IncompleteGroup,
     KeyCollision,
     PlanError,
     ShapeError,
@@ -508,25 +509,26 @@ class TestOps:
         assert caught.message == "b would be 3x2 (from a), the target wants 2x3"
 
 
+FAN_OUTS = {"from": "w", "to": "{e:int}.{a,b}", "op": [{"unstack": {"dim": 0}}, {"split": {"parts": 2}}]}
+FAN_KEYS = {f"{e}.{name}": (2, 3) for e in range(3) for name in "ab"}
+
+
 class TestSeveralFanOuts:
     """A number along a fan-out ends where the target's keys do, with a group beside it too."""
 
-    RULE = {"from": "w", "to": "{e:int}.{a,b}", "op": [{"unstack": {"dim": 0}}, {"split": {"parts": 2}}]}
-    KEYS = {f"{e}.{name}": (2, 3) for e in range(3) for name in "ab"}
-
     def test_as_far_as_the_target_goes(self) -> None:
-        plan = make_plan(manifest({"w": (3, 4, 3)}), manifest(self.KEYS), key_map(self.RULE))
-        assert outcome(plan) == dict.fromkeys(self.KEYS, "computed w")
+        plan = make_plan(manifest({"w": (3, 4, 3)}), manifest(FAN_KEYS), key_map(FAN_OUTS))
+        assert outcome(plan) == dict.fromkeys(FAN_KEYS, "computed w")
         assert [step.expression.output for step in plan.steps if isinstance(step.expression, Apply)] == [0, 1] * 3
 
     def test_a_gap(self) -> None:
-        keys = {key: shape for key, shape in self.KEYS.items() if key != "1.b"}
-        caught = error(IncompleteGroup, manifest({"w": (3, 4, 3)}), manifest(keys), key_map(self.RULE))
+        keys = {key: shape for key, shape in FAN_KEYS.items() if key != "1.b"}
+        caught = error(IncompleteGroup, manifest({"w": (3, 4, 3)}), manifest(keys), key_map(FAN_OUTS))
         assert caught.message.endswith("the target has 2.b, and no 1.b")
 
     @pytest.mark.parametrize("target", [None, manifest("other")])
     def test_without_keys_that_say_how_far(self, target: Manifest | None) -> None:
-        caught = error(PlanError, manifest({"w": (3, 4, 3)}), target, key_map(self.RULE))
+        caught = error(PlanError, manifest({"w": (3, 4, 3)}), target, key_map(FAN_OUTS))
         assert "how far {e:int} goes" in caught.message
 
 
