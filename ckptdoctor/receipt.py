@@ -45,7 +45,10 @@ class TensorReceipt(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """What `execute` did. `tool` holds versions, `source` and `output` describe the files, `random` are left-out targets."""
+    """What `execute` did. `tool` holds versions, `source` and `output` describe the files, `random` are left-out targets.
+
+    `reverse` says that the maps were gone back: they make the source of the output.
+    """
 
     path: str
     tool: Mapping[str, str]
@@ -57,6 +60,7 @@ class Receipt(NamedTuple):
     tensors: tuple[TensorReceipt, ...]
     random: tuple[str, ...]
     notes: tuple[str, ...]
+    reverse: bool = False
 
 
 def receipt_path(output: str | os.PathLike[str]) -> Path:
@@ -77,6 +81,7 @@ def receipt_json(receipt: Receipt) -> str:
         "maps": [dict(row) for row in receipt.maps],
         "random": list(receipt.random),
         "notes": list(receipt.notes),
+        "reverse": receipt.reverse,
     }
     rows = ",\n".join("    " + json.dumps(_row(tensor)) for tensor in receipt.tensors)
     return json.dumps(head, indent=2)[:-2] + f',\n  "tensors": [\n{rows}\n  ]\n}}\n'
@@ -108,10 +113,11 @@ def read_receipt(output: str | os.PathLike[str]) -> Receipt:
             raise CorruptCheckpoint(f"{path} is no receipt: {error}", path=path, hint=hint) from None
 
 
-def check_not_again(source: str | os.PathLike[str], maps: Mapping[str, str]) -> None:
+def check_not_again(source: str | os.PathLike[str], maps: Mapping[str, str], *, reverse: bool = False) -> None:
     """Raise UsageError where a receipt shows that a checkpoint is what one of these maps (sha256 -> path) has made.
 
-    The receipt counts if it is one of this file, by its size; one that cannot be read says nothing.
+    With `reverse` it is the way back that was gone already. The receipt counts if it is one of this file, by its size; one
+    that cannot be read says nothing.
     """
     try:
         if not maps or find_receipt(source) is None:
@@ -120,9 +126,10 @@ def check_not_again(source: str | os.PathLike[str], maps: Mapping[str, str]) -> 
     except (CheckpointError, OSError, ValueError):  # whoever reads the file says what is wrong with it
         return
     for row in receipt.maps:
-        if row["sha256"] in maps and receipt.output["bytes"] == size:
+        if row["sha256"] in maps and receipt.output["bytes"] == size and receipt.reverse == reverse:
+            way = "the reverse of " if reverse else ""
             raise UsageError(
-                f"{os.fspath(source)} is what {maps[row['sha256']]} made of {receipt.source['reference']} already",
+                f"{os.fspath(source)} is what {way}{maps[row['sha256']]} made of {receipt.source['reference']} already",
                 hint="give the checkpoint it was made of; to apply the map once more, say --again",
             )
 
@@ -132,6 +139,7 @@ def _receipt(document: Any, output: str) -> Receipt:
         raise StrictJsonError("it is no object")
     if document.get("schema") != SCHEMA:
         raise StrictJsonError(f"its schema is not {SCHEMA} but {document.get('schema')!r:.60}")
+    document.setdefault("reverse", False)  # older ones do not say
     _check(document, _HEAD, "")
     for name, fields in _PARTS.items():
         _check(document[name], fields, f"{name}/")
@@ -151,6 +159,7 @@ def _receipt(document: Any, output: str) -> Receipt:
         tensors=tensors,
         random=tuple(document["random"]),
         notes=tuple(document["notes"]),
+        reverse=document["reverse"],
     )
 
 
@@ -223,6 +232,7 @@ _HEAD: Mapping[str, _Fits] = {
     **dict.fromkeys(("command", "random", "notes"), _texts),
     **dict.fromkeys(("maps", "tensors"), _list),
     "target": _or_none(_object),
+    "reverse": lambda value: isinstance(value, bool),
 }
 _PARTS: Mapping[str, Mapping[str, _Fits]] = {
     "source": {

@@ -25,6 +25,7 @@ COMMANDS = {
 }
 MAP_COMMANDS = {
     "check": "ckptdoctor.cli.map_check:map_check",
+    "invert": "ckptdoctor.cli.map_invert:map_invert",
 }
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptdoctor.cli.options import MapOptions, PolicyOptions, SourceOptions, TargetOptions
 from ckptdoctor.config import Config, find_config
-from ckptdoctor.errors import UsageError
+from ckptdoctor.errors import NoStateDict, UsageError
 from ckptdoctor.model import Manifest
 from ckptdoctor.plan import Plan, make_plan
 from ckptdoctor.receipt import check_not_again
 from ckptdoctor.source import read_manifest
-from ckptdoctor.wrappers import align
+from ckptdoctor.wrappers import Aligned, align, stripped
 
 if TYPE_CHECKING:
     from ckptdoctor.execution.outputs import Fill
@@ -40,6 +41,43 @@ class Request(NamedTuple):
         target = target_manifest(self.target, self.target_options, config)
         aligned = align(source, target, _strip(self.source_options, maps, config))
         return make_plan(aligned.source, aligned.target, maps)
+
+    def plan_back(self, config: Config, *, again: bool = True) -> Plan:
+        """The inverse of the plan from TARGET, which has to be named, to SOURCE, which is what the maps make.
+
+        Raises PlanError, with every rule that loses something, where not all that they use comes back.
+        """
+        if self.target is None:
+            hint = "as in: ckptdoctor remap NEW.ckpt pkg.mod:OldModel -m MAP --reverse -o OLD.ckpt"
+            raise UsageError("--reverse needs TARGET, the old model: that the map begins with", hint=hint)
+        from ckptdoctor.plan.inverse import invert
+
+        maps = key_maps(self.map_options, config)
+        if not again:
+            check_not_again(self.source, {key_map.sha256: key_map.path for key_map in maps}, reverse=True)
+        new, old = self._read_new(maps, config), target_manifest(self.target, self.target_options, config)
+        aligned = _aligned_back(new, old, self.source_options, maps, config)
+        assert aligned.target is not None
+        inversion = invert(make_plan(aligned.target, aligned.source, maps))
+        inversion.check()
+        return inversion.plan
+
+    def _read_new(self, maps: Iterable[KeyMap], config: Config) -> Manifest:
+        """What the maps made: with the weights where they were in the old file, if there is such a place in the new one."""
+        if self.source_options.select is None and (selected := _selected_by(maps)) is not None:
+            with suppress(NoStateDict):
+                return read_manifest(self.source, selected=selected)
+        return read_manifest(self.source, selected=self.source_options.select or config.select)
+
+
+def _aligned_back(
+    new: Manifest, old: Manifest | None, options: SourceOptions, maps: Iterable[KeyMap], config: Config
+) -> Aligned:
+    """What maps take out of the keys of the old file is taken out of both: remap puts it back into the new one."""
+    segments = _strip(options, maps, config)
+    if segments and options.strip is None and old is not None:
+        old = stripped(old, segments)
+    return align(new, old, segments)
 
 
 def project_config() -> Config:

@@ -56,6 +56,9 @@ class WriteChoices(NamedTuple):
         typer.Option("--fill", metavar="WHAT", help="What stays random: none (left out) or init (the constructor's)."),
     ] = "none"
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="The seed of --fill init and init: model.")] = 0
+    reverse: Annotated[
+        bool, typer.Option("--reverse", help="Go the map's way back: SOURCE is what it makes, TARGET the old model.")
+    ] = False
     again: Annotated[bool, typer.Option("--again", help="Apply a map to what the same map has made.")] = False
     no_digests: Annotated[bool, typer.Option("--no-digests", help="No sha256 of tensors in the receipt.")] = False
 
@@ -81,7 +84,7 @@ def remap(
     config = project_config()
     rules = policy_of(policy, config, always=("mismatched", "unexpected"))
     request = Request(source, target, source_options, target_options, maps)
-    plan = request.plan(config, again=write.again)
+    plan = request.plan_back(config, again=write.again) if write.reverse else request.plan(config, again=write.again)
     verdict = evaluate(plan, rules)
     if write.dry_run or not verdict.passed or write.out is None:
         status = 0 if verdict.passed else 1

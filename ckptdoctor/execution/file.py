@@ -42,7 +42,8 @@ def execute(
     CheckpointError where it is not what the plan was made for. Then nothing is left behind and an older output is as it was.
     """
     if not again:
-        check_not_again(plan.source.origin.reference, {key_map.sha256: key_map.path for key_map in plan.maps})
+        maps = {key_map.sha256: key_map.path for key_map in plan.maps}
+        check_not_again(plan.source.origin.reference, maps, reverse=plan.reverse)
     check_filled(plan, fill)
     options = (options or WriteOptions())._replace(
         envelope_edits=tuple(edit for key_map in plan.maps for edit in key_map.envelope)

@@ -38,6 +38,7 @@ def make_receipt(
         tensors=tuple(rows),
         random=tuple(step.target.key for step in plan.steps if step.target.key not in tensors),
         notes=tuple(written.notes),
+        reverse=plan.reverse,
     )
 
 

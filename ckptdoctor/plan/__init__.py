@@ -1,7 +1,8 @@
 """What a map would do to two manifests, decided without reading one byte of tensor data.
 
 `make_plan` is the whole of it: it runs each map as a stage (stage.py: drop, rules, identity), composes the expressions, and
-settles the state of every target and every source tensor (settle.py). Everything here is pure.
+settles the state of every target and every source tensor (settle.py). The plan that goes back is made by `invert`, in
+inverse.py. Everything here is pure.
 """
 
 from ckptdoctor.plan.balance import Amount, Balance, balance_of

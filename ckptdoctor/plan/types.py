@@ -141,7 +141,8 @@ class Remainder(NamedTuple):
 class Plan:
     """What the maps would do: steps in the order of the target, remainders in the order of the source.
 
-    `has_target` is false where the image of the maps stands in for the target. `warnings` are sentences for people.
+    `has_target` is false where the image of the maps stands in for the target. `warnings` are sentences for people. `reverse`
+    says that the maps go the other way, from the target to the source: `invert` made the plan.
     """
 
     source: Manifest
@@ -151,6 +152,7 @@ class Plan:
     remainders: tuple[Remainder, ...]
     has_target: bool
     warnings: tuple[str, ...] = ()
+    reverse: bool = False
 
     @cached_property
     def counts(self) -> Counter[str]:

@@ -136,7 +136,7 @@ def _facts(plan: Plan) -> Iterable[str]:
         if manifest.origin.stripped:
             yield f"{side}: wrapper segments left out of the keys: {', '.join(manifest.origin.stripped)}"
     for key_map in plan.maps:
-        yield f"map: {key_map.path}"
+        yield f"map: {key_map.path}" + (", the way back" if plan.reverse else "")
     if plan.maps:
         yield _balance(plan)
 

@@ -27,6 +27,7 @@ def comparison_data(command: str, plan: Plan, verdict: Verdict | None, exit_stat
         "source": source_data(plan.source),
         "target": target_data(plan.target) if plan.has_target else None,
         "maps": [{"path": key_map.path, "sha256": key_map.sha256} for key_map in plan.maps],
+        "reverse": plan.reverse,
         "summary": summary(plan),
         "balance": balance_data(plan),
         "keys": sorted(keys, key=lambda row: (row["target"] or "", row["sources"])),

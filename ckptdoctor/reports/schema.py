@@ -69,6 +69,7 @@ def report_schema() -> dict[str, Any]:
         {
             **{"schema": {"const": SCHEMA}, "tool": _TEXT, "command": _TEXT, "source": _SOURCE, "target": _TARGET},
             "maps": {"type": "array", "items": _object({"path": _TEXT, "sha256": _TEXT})},
+            "reverse": _FLAG,
             "summary": _SUMMARY,
             "keys": {"type": "array", "items": _KEY},
             "checks": {"type": "array", "items": _CHECK},

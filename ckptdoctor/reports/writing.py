@@ -34,6 +34,7 @@ def _data(receipt: Receipt) -> dict[str, Any]:
         "receipt": str(receipt_path(receipt.path)),
         "source": dict(receipt.source),
         "output": dict(receipt.output),
+        "reverse": receipt.reverse,
         "tensors": len(receipt.tensors),
         "random": list(receipt.random),
         "notes": list(receipt.notes),

@@ -65,7 +65,12 @@ def _plan(record: Receipt, source: Manifest, paths: Sequence[Path]) -> Plan:
     from ckptdoctor.plan import make_plan
 
     target = None if record.target is None else _target(record)
-    return make_plan(source, target, [load_map(path) for path in paths])
+    maps = [load_map(path) for path in paths]
+    if record.reverse and target is not None:
+        from ckptdoctor.plan.inverse import invert
+
+        return invert(make_plan(target, source, maps)).plan
+    return make_plan(source, target, maps)
 
 
 def _target(record: Receipt) -> Manifest:

@@ -84,6 +84,8 @@ class TestStatusesAndStreams:
             ("remap source.ckpt target.json --allow-random new --allow-random b.{p} --dry-run", 1),
             ("map check map.yaml", 0),
             ("map check map.yaml source.ckpt target.json", 0),
+            ("map invert source.ckpt target.json -m map.yaml -f json", 0),
+            ("remap target.json source.ckpt -m map.yaml --reverse --dry-run", 0),
             ("inspect source.ckpt", 0),
             ("inspect target.json", 0),
             ("schema map", 0),

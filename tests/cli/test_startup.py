@@ -43,6 +43,8 @@ def imported(project: Path, *args: str, module: str = "ckptdoctor") -> tuple[Don
         "gate {} same.json -f json",
         "diff {} target.json -m map.yaml",
         "map check map.yaml {} target.json",
+        "map invert {} target.json -m map.yaml -f json",
+        "remap target.json {} -m map.yaml --reverse --dry-run",
     ],
 )
 def test_what_runs_no_code_of_the_user_imports_neither_torch_nor_numpy(project: Path, source: str, args: str) -> None:
@@ -59,7 +61,9 @@ def test_nor_does_a_remap_that_only_renames(project: Path, suffix: str, out: str
     assert (project / out).stat().st_size > 0
 
 
-@pytest.mark.parametrize("args", ["--help", "--version", "diff --help", "remap --help", "map check --help"])
+@pytest.mark.parametrize(
+    "args", ["--help", "--version", "diff --help", "remap --help", "map check --help", "map invert --help"]
+)
 def test_help_imports_next_to_nothing(project: Path, args: str) -> None:
     done, names = imported(project, *args.split())
     assert (done.status, names & (HEAVY | LIBRARIES)) == (0, set())

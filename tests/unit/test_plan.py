@@ -508,6 +508,32 @@ class TestOps:
         assert caught.message == "b would be 3x2 (from a), the target wants 2x3"
 
 
+FAN_OUTS = {"from": "w", "to": "{e:int}.{a,b}", "op": [{"unstack": {"dim": 0}}, {"split": {"parts": 2}}]}
+FAN_KEYS = {f"{e}.{name}": (2, 3) for e in range(3) for name in "ab"}
+
+
+class TestSeveralFanOuts:
+    """A number along a fan-out ends where the target's keys do, with a group beside it too."""
+
+    def test_as_far_as_the_target_goes(self) -> None:
+        plan = make_plan(manifest({"w": (3, 4, 3)}), manifest(FAN_KEYS), key_map(FAN_OUTS))
+        assert outcome(plan) == dict.fromkeys(FAN_KEYS, "computed w")
+        assert [step.expression.output for step in plan.steps if isinstance(step.expression, Apply)] == [0, 1] * 3
+
+    def test_a_gap(self) -> None:
+        keys = {key: shape for key, shape in FAN_KEYS.items() if key != "1.b"}
+        caught = error(UnknownTargetKey, manifest({"w": (3, 4, 3)}), manifest(keys), key_map(FAN_OUTS))
+        assert "the target has no 1.b" in caught.message
+
+    def test_without_a_target_the_op_says_how_far(self) -> None:
+        plan = make_plan(manifest({"w": (3, 4, 3)}), None, key_map(FAN_OUTS))
+        assert [step.target.key for step in plan.steps] == sorted(FAN_KEYS)
+
+    def test_a_target_without_any_of_the_keys(self) -> None:
+        caught = error(UnknownTargetKey, manifest({"w": (3, 4, 3)}), manifest("other"), key_map(FAN_OUTS))
+        assert "nor 5 other keys" in caught.message
+
+
 class TestWarnings:
     def test_the_last_layer_of_a_head_taken_alone(self) -> None:
         plan = make_plan(manifest(SEQUENTIAL), HEAD, key_map(("head.4.{p}", "head.{p}")))
