@@ -494,7 +494,8 @@ def test_every_map_that_ships_says_what_it_is_for():
     assert len(keymaps) >= 4
     for keymap in keymaps:
         assert len(keymap.description) > 40
-        assert all(rule.expect for rule in keymap.rules)
+        of_the_example = Path(keymap.path).name.startswith("topoflow-")  # the others serve any depth
+        assert all(rule.expect for rule in keymap.rules) or not of_the_example
 
 
 ENDS = ("weight", "bias")
