@@ -112,9 +112,10 @@ def _misread(rule: Rule) -> PlanError | None:
         return None
     alike = [(ours, theirs) for ours in left for theirs in right if str(ours.key).lower() == str(theirs.key).lower()]
     ours, theirs = (alike or [(left[0], right[0])])[0]
-    what = "differ only in case" if alike else "are two captures, each on one side only"
+    what = "differ only in case" if alike else "stand on one side each"
     message = f"{rule.text}: {ours.text} and {theirs.text} {what}, and captures belong together by their names"
-    return PlanError(message, rule=rule.location, hint=f"write {ours.text} on both sides, or add the ops for both")
+    hint = f"write {ours.text} on both sides" + ("" if alike else ", or where: {..} if one is computed of the other")
+    return PlanError(message, rule=rule.location, hint=hint)
 
 
 def _fitting_members(

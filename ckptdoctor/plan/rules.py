@@ -106,17 +106,21 @@ def _produce(stage: Stage, rule: Rule, instance: Instance) -> int:
         try:
             values, known = through_ops(rule, values, instance.lengths, outs, specs)
         except ShapeError as problem:
-            stage.problems.append(_unknown(stage, rule, instance, keys or ()) or problem)
+            stage.problems += _judged(stage, rule, instance, keys or (), problem)
             return 0
     first = instance.sources[0]
     keys = instance.targets(known) if keys is None else keys
     return sum([_put(stage, rule, first, key, value) for key, value in zip(keys, values, strict=True)])
 
 
-def _unknown(stage: Stage, rule: Rule, instance: Instance, keys: Sequence[str]) -> PlanError | None:
-    """Where the target lacks the keys themselves, that is what is wrong, and not that their shapes are not known."""
-    made = {} if stage.targets is None else {key: instance.sources for key in keys if key not in stage.targets}
-    return hints.unknown_target(made, rule.location, stage.targets or {}, told=len(stage.problems)) if made else None
+def _judged(stage: Stage, rule: Rule, instance: Instance, keys: Sequence[str], problem: ShapeError) -> list[PlanError]:
+    """The problem of an instance, and keys that the target lacks; these alone, where an op was to be like them."""
+    targets = stage.targets if stage.targets is not None else dict.fromkeys(keys)
+    made = {key: instance.sources for key in keys if key not in targets}
+    if not made:
+        return [problem]
+    unknown = hints.unknown_target(made, rule.location, stage.targets or {}, told=len(stage.problems))
+    return [unknown] if any("like" in op.arguments() for op in rule.ops) else [problem, unknown]
 
 
 def _put(stage: Stage, rule: Rule, first: str, key: str, value: Value) -> bool:
