@@ -67,6 +67,7 @@ def _check_list(pairings: list[Pairing]) -> _Problems:
         for axis in (*pairing.fan_in, *pairing.fan_out)[:1]:
             field = "from" if axis in pairing.fan_in else "to"
             yield field, f"{axis.text} stands on one side only, in a list", "write the list as a group, {a,b}, instead"
+            return
 
 
 def _check_where(pairings: list[Pairing], where: dict[str, Arithmetic]) -> _Problems:

@@ -39,7 +39,9 @@ def fresh_keys(
         for declaration in key_map.fresh:
             keys = index.named(declaration.patterns, problems, declaration.location)
             if not keys and declaration.optional is None:
-                problems.append(hints.unused("fresh", declaration.patterns, declaration.location, target))
+                problems.append(
+                    hints.unused("fresh", declaration.patterns, declaration.location, target, told=len(problems))
+                )
             refused: list[PlanError] = []
             for key in keys:
                 try:

@@ -17,20 +17,34 @@ if TYPE_CHECKING:
 Specs: TypeAlias = "Mapping[str, TensorSpec]"
 
 
+_MOST = 25
+"""So many problems get the nearest keys: looking for them is slow, and nobody reads on."""
+
+
 def unused(
-    what: str, patterns: Sequence[Pattern], where: Location, keys: Collection[str], dropped: Collection[str] = ()
+    what: str,
+    patterns: Sequence[Pattern],
+    where: Location,
+    keys: Collection[str],
+    dropped: Collection[str] = (),
+    *,
+    told: int = 0,
 ) -> UnusedRule:
-    """A rule, `fresh` or `drop` that names no key."""
-    texts = listing(pattern.text for pattern in patterns)
-    error = f"the {what} names no key: {texts}"
+    """A rule, `fresh` or `drop` that names no key; `told` is the number of problems before this one."""
+    hint = _of_unused(patterns, keys, dropped) if told < _MOST else None
+    hint = hint or 'correct the pattern, take it out, or say optional: "why"'
+    return UnusedRule(
+        f"the {what} names no key: {listing(pattern.text for pattern in patterns)}", rule=where, hint=hint
+    )
+
+
+def _of_unused(patterns: Sequence[Pattern], keys: Collection[str], dropped: Collection[str]) -> str | None:
     for pattern in patterns:
         if any(_names(pattern, key) for key in dropped):
-            return UnusedRule(error, rule=where, hint="the keys it names are dropped; drop comes first")
+            return "the keys it names are dropped; drop comes first"
         if any(key.startswith(pattern.text + ".") for key in keys):
-            return UnusedRule(error, rule=where, hint=f'patterns name whole keys: write "{pattern.text}.{{*p}}"')
-    near = did_you_mean(patterns[0].text, keys)
-    hint = near or 'correct the pattern, take it out, or say optional: "why"'
-    return UnusedRule(error, rule=where, hint=hint)
+            return f'patterns name whole keys: write "{pattern.text}.{{*p}}"'
+    return did_you_mean(patterns[0].text, keys)
 
 
 def _names(pattern: Pattern, key: str) -> bool:
@@ -42,15 +56,18 @@ def _names(pattern: Pattern, key: str) -> bool:
         return True
 
 
-def unknown_target(made: Mapping[str, Sequence[str]], where: Location | None, target: Specs) -> UnknownTargetKey:
-    """A rule that makes keys (each with its sources) which the target does not have; looking for near ones is slow."""
+def unknown_target(
+    made: Mapping[str, Sequence[str]], where: Location | None, target: Specs, *, told: int = 0
+) -> UnknownTargetKey:
+    """A rule that makes keys (each with its sources) which the target does not have."""
     first, sources = next(iter(made.items()))
     more = f", nor {plural(len(made) - 1, 'other key')} that the rule makes" if len(made) > 1 else ""
+    near = did_you_mean(first, target) if told < _MOST else None
     return UnknownTargetKey(
         f"the target has no {printable(first)} (made of {listing(sources)}){more}",
         rule=where,
         keys=tuple(made),
-        hint=did_you_mean(first, target) or "ckptdoctor inspect TARGET lists the target's keys",
+        hint=near or "ckptdoctor inspect TARGET lists the target's keys",
     )
 
 
@@ -95,9 +112,10 @@ def _misread(rule: Rule) -> PlanError | None:
         return None
     alike = [(ours, theirs) for ours in left for theirs in right if str(ours.key).lower() == str(theirs.key).lower()]
     ours, theirs = (alike or [(left[0], right[0])])[0]
-    what = "differ only in case" if alike else "are two captures, each on one side only"
+    what = "differ only in case" if alike else "stand on one side each"
     message = f"{rule.text}: {ours.text} and {theirs.text} {what}, and captures belong together by their names"
-    return PlanError(message, rule=rule.location, hint=f"write {ours.text} on both sides, or add the ops for both")
+    hint = f"write {ours.text} on both sides" + ("" if alike else ", or where: {..} if one is computed of the other")
+    return PlanError(message, rule=rule.location, hint=hint)
 
 
 def _fitting_members(

@@ -100,7 +100,8 @@ def where_instances(stage: Stage, rule: Rule, matches: Matches) -> Iterator[Inst
         try:
             captures = {**match.captures, **_computed(rule, match)}
         except ArithmeticProblem as problem:
-            stage.problems.append(PlanError(problem.message, rule=rule.location, keys=(key,), hint=problem.hint))
+            message = f"{rule.text}: {problem.message}, for {key}"
+            stage.problems.append(PlanError(message, rule=rule.location, keys=(key,), hint=problem.hint))
             return
         choices = {back[index]: choice for index, choice in enumerate(match.choices)}
         source = pairing.source.fill(captures, [choices[index] for index in range(len(choices))])

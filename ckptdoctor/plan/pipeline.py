@@ -125,7 +125,8 @@ def _applied(rule: Rule, op: Op, group: Sequence[Value], wanted: tuple[TensorSpe
         new = fitted.new_elements(specs, tuple(value.new for value in group))
     except OpError as error:
         taken = listing(f"{spec.key} ({shape_text(spec.shape)})" for spec in specs)
-        message = f"{op.describe()} cannot take {taken}: {str(error).removeprefix(f'{op.describe()}: ')}"
+        reason = str(error).removeprefix(op.describe()).lstrip(": ")
+        message = f"{op.describe()} cannot take {taken}: {reason}"
         hint = error.hint or "correct the op, or let the rule match other keys"
         keys = tuple(spec.key for spec in specs)
         raise ShapeError(message, rule=rule.location, keys=keys, hint=hint) from None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ckptdoctor.errors import CountMismatch, KeyCollision, PlanError, ShapeError, UnusedRule
+from ckptdoctor.errors import CountMismatch, KeyCollision, Location, PlanError, ShapeError, UnusedRule
 from ckptdoctor.keymap import Declaration, KeyMap, Rule
-from ckptdoctor.patterns import Match
+from ckptdoctor.patterns import Match, Pattern
 from ckptdoctor.plan import hints
 from ckptdoctor.plan.instances import Instance, Matches, instances, where_instances
 from ckptdoctor.plan.keys import match_of
@@ -32,7 +32,11 @@ def _drop(stage: Stage, declaration: Declaration) -> None:
     for key in keys:
         stage.dropped.setdefault(key, (stage.inputs[key], declaration))
     if not keys and declaration.optional is None:
-        stage.problems.append(hints.unused("drop", declaration.patterns, declaration.location, stage.inputs))
+        stage.problems.append(_unused(stage, "drop", declaration.patterns, declaration.location))
+
+
+def _unused(stage: Stage, what: str, patterns: tuple[Pattern, ...], where: Location) -> UnusedRule:
+    return hints.unused(what, patterns, where, stage.inputs, stage.dropped, told=len(stage.problems))
 
 
 def _run_rule(stage: Stage, rule: Rule) -> set[str]:
@@ -40,7 +44,7 @@ def _run_rule(stage: Stage, rule: Rule) -> set[str]:
     matches = list(_matches(stage, rule))
     taken = {key for _, key, _ in matches}
     if not matches and rule.optional is None:
-        stage.problems.append(hints.unused("rule", rule.sources, rule.location, stage.inputs, stage.dropped))
+        stage.problems.append(_unused(stage, "rule", rule.sources, rule.location))
         return set()
     problem = misfit_of_ops(rule)
     if problem is not None:
@@ -102,7 +106,7 @@ def _produce(stage: Stage, rule: Rule, instance: Instance) -> int:
         try:
             values, known = through_ops(rule, values, instance.lengths, outs, specs)
         except ShapeError as problem:
-            stage.problems.append(_unknown(stage, rule, instance, keys or ()) or problem)
+            stage.problems += _judged(stage, rule, instance, keys or (), problem)
             return 0
     first = instance.sources[0]
     keys = instance.targets(known) if keys is None else keys
@@ -110,10 +114,14 @@ def _produce(stage: Stage, rule: Rule, instance: Instance) -> int:
     return sum([_put(stage, rule, (first, number), key, value) for number, (key, value) in made])
 
 
-def _unknown(stage: Stage, rule: Rule, instance: Instance, keys: Sequence[str]) -> PlanError | None:
-    """Where the target lacks the keys themselves, that is what is wrong, and not that their shapes are not known."""
-    made = {} if stage.targets is None else {key: instance.sources for key in keys if key not in stage.targets}
-    return hints.unknown_target(made, rule.location, stage.targets or {}) if made else None
+def _judged(stage: Stage, rule: Rule, instance: Instance, keys: Sequence[str], problem: ShapeError) -> list[PlanError]:
+    """The problem of an instance, and keys that the target lacks; these alone, where an op was to be like them."""
+    targets = stage.targets if stage.targets is not None else dict.fromkeys(keys)
+    made = {key: instance.sources for key in keys if key not in targets}
+    if not made:
+        return [problem]
+    unknown = hints.unknown_target(made, rule.location, stage.targets or {}, told=len(stage.problems))
+    return [unknown] if any("like" in op.arguments() for op in rule.ops) else [problem, unknown]
 
 
 def _put(stage: Stage, rule: Rule, place: tuple[str, int], key: str, value: Value) -> bool:

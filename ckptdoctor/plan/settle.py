@@ -44,7 +44,8 @@ def steps_for(
             unknown.setdefault(value.rule, {})[key] = list(taken_keys(value.expression))
         elif value.rule is not None and (problem := _misfit(key, value, fresh, target)) is not None:
             problems.append(problem)
-    problems += [hints.unknown_target(made, rule, target) for rule, made in unknown.items()]
+    for rule, made in unknown.items():
+        problems.append(hints.unknown_target(made, rule, target, told=len(problems)))
     return {key: _step(spec, values.get(key), fresh.get(key)) for key, spec in target.items()}
 
 

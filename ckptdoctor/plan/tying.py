@@ -63,7 +63,7 @@ def _frames(declaration: Declaration, target: Manifest, index: Keys, problems: l
         found = list(index.matching(pattern, problems, where))
         if not found:
             if declaration.optional is None:
-                problems.append(hints.unused("tie", (pattern,), where, target))
+                problems.append(hints.unused("tie", (pattern,), where, target, told=len(problems)))
             return
         for key, match in found:
             frames.setdefault(tuple(sorted(match.captures.items())), []).append((pattern, key, match))

@@ -248,6 +248,26 @@ class TestGaps:
         assert len([key for key in caught.keys if key.endswith(".k")]) == 48
 
 
+class TestManyProblems:
+    def test_of_one_rule_and_sort_three_at_most_are_told(self) -> None:
+        shapes = {f"{name}.{i}": (2, 3) for name in ("a", "b", "c", "d", "e") for i in range(4)}
+        with pytest.raises(PlanError) as caught:
+            planned(shapes, None, rule("{m}.{i}", "x.{m}.{i}", {"reshape": [5]}))
+        told = caught.value.problems
+        assert [problem.message.split()[3] for problem in told] == ["a.0", "b.0", "c.0"]
+        assert told[0].message.endswith("; the like holds for 3 other keys")
+        assert told[2].message.endswith("; the like holds for 11 other keys")
+        assert sorted(key for problem in told for key in problem.keys) == sorted(shapes)
+
+    def test_stand_in_the_order_of_the_file(self) -> None:
+        entries = [rule("a", "nowhere"), rule("nothing", "b"), rule("a", "b", {"reshape": [5]})]
+        with pytest.raises(PlanError) as caught:
+            planned("a", "b", *entries, drop="none")
+        columns = [problem.rule.column for problem in caught.value.problems if problem.rule]
+        assert columns == sorted(columns)
+        assert len(columns) == 4
+
+
 class TestNumbers:
     def test_more_made_than_the_target_has(self) -> None:
         caught = error(ShapeError, {"e": (3, 2)}, "e.0.w e.1.w", rule("e", "e.{i:int}.w", "unstack"))
@@ -328,7 +348,7 @@ class TestWrongRules:
             (rule("{e:int}.{q,k}", "{f:int}.x", [CONCAT, "unstack"]), "{e:int} stands on the left only", "joins them"),
             (rule("x.{e:int}", "{f:int}.{q,k}", ["stack", "unstack"]), "{q,k} stands on the right only", "split"),
             (rule("a.{I}.w", "b.{i}.w"), "{I} and {i} differ only in case", "write {I} on both sides"),
-            (rule("a.{n}.w", "b.{m}.w"), "{n} and {m} are two captures", "write {n} on both sides"),
+            (rule("a.{n}.w", "b.{m}.w"), "{n} and {m} stand on one side each", "write {n} on both sides"),
         ],
     )
     def test_are_known_without_manifests(self, wrong: object, said: str, hint: str) -> None:
