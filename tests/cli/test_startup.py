@@ -61,7 +61,9 @@ def test_nor_does_a_remap_that_only_renames(project: Path, suffix: str, out: str
     assert (project / out).stat().st_size > 0
 
 
-@pytest.mark.parametrize("args", ["--help", "--version", "diff --help", "remap --help", "map check --help", "map invert --help"])
+@pytest.mark.parametrize(
+    "args", ["--help", "--version", "diff --help", "remap --help", "map check --help", "map invert --help"]
+)
 def test_help_imports_next_to_nothing(project: Path, args: str) -> None:
     done, names = imported(project, *args.split())
     assert (done.status, names & (HEAVY | LIBRARIES)) == (0, set())
