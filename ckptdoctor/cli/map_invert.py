@@ -16,6 +16,7 @@ from ckptdoctor.cli.output import check_options, publish
 from ckptdoctor.cli.shown import next_command
 from ckptdoctor.errors import UsageError
 from ckptdoctor.files import check_output, write_text
+from ckptdoctor.formats import READERS
 from ckptdoctor.keymap import KeyMap
 from ckptdoctor.plan import Plan
 from ckptdoctor.plan.inverse import Inversion, Lost, invert
@@ -53,8 +54,7 @@ def map_invert(
     if out is not None:
         write_text(out, written.text, overwrite=overwrite)
     page = _page(plan, inversion, written, out)
-    step = None if out is None else next_command("map check", str(out), plan.target.origin.reference, source)
-    publish(page, output, next_step=step)
+    publish(page, output, next_step=_next(plan, out))
     return 0 if _back(inversion, written) == inversion.total and not written.lost else 1
 
 
@@ -73,6 +73,14 @@ def _about(plan: Plan) -> tuple[str, ...]:
         f"from {plan.target.origin.reference} back to {plan.source.origin.reference};",
         f"written by ckptdoctor {__version__}, map invert.",
     )
+
+
+def _next(plan: Plan, out: Path | None) -> str | None:
+    """The map tried on its two sides, where what it begins with is a file and no model."""
+    new, old = plan.target.origin, plan.source.origin
+    if out is None or new.kind not in READERS:
+        return None
+    return next_command("map check", str(out), new.reference, old.reference)
 
 
 def _back(inversion: Inversion, written: InverseMap) -> int:
