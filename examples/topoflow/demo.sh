@@ -2,7 +2,8 @@
 # The main job at full size, end to end. Needs ckptdoctor[torch] and lightning on the PATH; everything it writes goes to demo/.
 set -euo pipefail
 cd "$(dirname "$0")"
-out=$(cd ../.. && pwd)/demo
+. ./shown.sh
+out=$root/demo
 maps=../../mappings
 mkdir -p "$out"
 base=$out/base.ckpt
@@ -10,19 +11,6 @@ fixed_target=topoflow.model:TopoFlow
 sequential_target=topoflow.model:TopoFlowSequential
 
 title() { printf '\n=== %s\n' "$1"; }
-
-# Show a command, run it, and insist on the exit status that it must have.
-run() {
-    local wanted=$1 status=0
-    shift
-    printf '\n$ %s\n' "${*//$out\//demo/}"
-    "$@" || status=$?
-    printf '[exit status %d]\n' "$status"
-    if [ "$status" -ne "$wanted" ]; then
-        printf 'demo: that should have been %d\n' "$wanted" >&2
-        exit 1
-    fi
-}
 
 title "1. A baseline, as a Lightning trainer writes it (one training step; made once, then kept)"
 if [ -f "$base" ]; then echo "already there: demo/base.ckpt"; else run 0 python baseline.py --config configs/full.yaml --out "$base"; fi

@@ -3,29 +3,18 @@
 # careless jobs do and once from the remapped checkpoint. Writes to demo/training/; what is there is not made again.
 set -euo pipefail
 cd "$(dirname "$0")"
-out=$(cd ../.. && pwd)/demo/training
+. ./shown.sh
+out=$root/demo/training
 mkdir -p "$out"
 target=(topoflow.model:TopoFlowSequential --target-config configs/small.yaml)
 small=(--config configs/small.yaml --cache "$out/data" --days 40 --val-samples 64 --batch 8)
-
-run() {
-    local wanted=$1 status=0
-    shift
-    printf '\n$ %s\n' "${*//$out\//demo/training/}"
-    "$@" || status=$?
-    printf '[exit status %d]\n' "$status"
-    if [ "$status" -ne "$wanted" ]; then
-        printf 'demo: that should have been %d\n' "$wanted" >&2
-        exit 1
-    fi
-}
 
 # Train once; the log is what a batch job would have left.
 train() {
     local name=$1
     shift
     if [ ! -f "$out/$name.log" ]; then
-        printf '\n$ python train.py %s\n' "${*//$out\//demo/training/}"
+        printf '\n$ python train.py %s\n' "${*//$root\//}"
         python train.py "${small[@]}" --out "$out/$name" "$@" > "$out/$name.log.part"
         mv "$out/$name.log.part" "$out/$name.log"
     fi
