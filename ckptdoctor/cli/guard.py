@@ -27,7 +27,7 @@ def status_of(action: Callable[[], int | None], *, as_json: bool) -> int:
     try:
         return action() or 0
     except CkptDoctorError as error:
-        say(_json(error) if as_json else _text(error))
+        say(_json(error) if as_json else text_of(error))
     except Terminated:
         return 128 + signal.SIGTERM
     except KeyboardInterrupt:
@@ -80,7 +80,8 @@ def close_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _text(error: CkptDoctorError) -> str:
+def text_of(error: CkptDoctorError) -> str:
+    """An error as the command line says it."""
     parts: list[Any]
     if isinstance(error, KeyMapError):
         parts = [f"error: {printable(str(problem))}" for problem in error.problems]

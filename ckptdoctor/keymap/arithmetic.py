@@ -16,13 +16,13 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.FloorDiv: lambda left, right: left // right,
     ast.Mod: lambda left, right: left % right,
 }
-_HINT = "whole numbers, captures of the target, + - * // % and parentheses"
+HINT = "whole numbers, captures of the target, + - * // % and parentheses"
 
 
 class ArithmeticProblem(ValueError):
     """An expression that is wrong, or has no value here; `.hint` says what to write."""
 
-    def __init__(self, message: str, hint: str = _HINT) -> None:
+    def __init__(self, message: str, hint: str = HINT) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -38,7 +38,7 @@ class Arithmetic:
 
     @classmethod
     def parse(cls, text: str) -> Arithmetic:
-        """Read an expression. Raises ArithmeticProblem for anything else than `_HINT` lists."""
+        """Read an expression. Raises ArithmeticProblem for anything else than `HINT` lists."""
         if len(text) > LONGEST:
             raise ArithmeticProblem(f"longer than {LONGEST} characters")
         try:

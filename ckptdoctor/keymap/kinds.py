@@ -40,11 +40,15 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T]):
-    """What can stand in one place. `words` names it in messages, article included; `schema` is JSON Schema, draft 7."""
+    """What can stand in one place. `words` names it in messages, article included; `schema` is JSON Schema, draft 7.
+
+    A table has `fields`.
+    """
 
     words: str
     schema: Schema
     read: Callable[[Node, str, Log], T | None]
+    fields: tuple[Field, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +159,7 @@ def table(
             derive(values, node, at, log)
         return build(values, node) if complete and len(log.problems) == problems else None
 
-    return Kind(words, table_schema(fields), read)
+    return Kind(words, table_schema(fields), read, tuple(fields))
 
 
 def table_schema(fields: Sequence[Field]) -> Schema:

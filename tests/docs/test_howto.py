@@ -14,12 +14,16 @@ from typing import Any
 
 import pytest
 
+from ckptdoctor.keymap import parse_map
+from ckptdoctor.plan import check_alone
+
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "howto").glob("*.md"))
-BLOCK = re.compile(r"^```(bash|python|text)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(bash|python|text|yaml)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def run(blocks: list[tuple[str, str]]) -> None:
-    """Run the blocks one after the other: Python's share their names, and a text block is part of what was printed before."""
+    """Run the blocks one after the other: Python's share their names, and a text block is part of what was printed
+    before, YAML is a map or a part of one that is right by itself."""
     names: dict[str, Any] = {"__name__": "__main__"}
     printed = ""
     for language, code in blocks:
@@ -29,6 +33,8 @@ def run(blocks: list[tuple[str, str]]) -> None:
             done = subprocess.run(["bash", "-euo", "pipefail", "-c", code], capture_output=True, text=True)
             assert done.returncode == 0, f"{code}\n{done.stdout}{done.stderr}"
             printed = done.stdout
+        elif language == "yaml":
+            check_alone(parse_map(code if code.startswith("ckptdoctor:") else f"ckptdoctor: 1\n{code}"))
         else:
             with redirect_stdout(io.StringIO()) as stdout:
                 exec(compile(code, "<page>", "exec"), names)
@@ -56,7 +62,8 @@ def test_a_page_is_short_and_its_blocks_are_known(page: Path) -> None:
 
 
 def test_there_are_pages() -> None:
-    assert {"lightning", "notebooks", "pytorch"} <= {page.stem for page in PAGES}
+    named = {"depth", "lightning", "notebooks", "position", "pytorch", "qkv", "rename", "variables"}
+    assert named <= {page.stem for page in PAGES}
 
 
 if __name__ == "__main__":
