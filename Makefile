@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	PATH="$(BIN):$$PATH" bash examples/topoflow/demo.sh
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
