@@ -62,6 +62,7 @@ class _Line(NamedTuple):
     wanted: TensorSpec | None
     parameters: int
     why: str | None
+    come: str
 
     @property
     def alike(self) -> Hashable:
@@ -73,6 +74,7 @@ class _Line(NamedTuple):
             _look(self.wanted),
             kind,
             self.why,
+            self.come,
             len(self.sources),
             self.parameters == 0,
         )
@@ -173,7 +175,7 @@ def _sentence(plan: Plan) -> str:
 
 
 def _keys_table(comparison: Comparison) -> Table:
-    lines = [_step_line(step) for step in comparison.plan.steps]
+    lines = [_step_line(step, comparison.plan.source) for step in comparison.plan.steps]
     lines += [_remainder_line(rest) for rest in comparison.plan.remainders if rest.status != "mismatched"]
     if comparison.only is not None:
         lines = [line for line in lines if not comparison.only.isdisjoint((line.key, *line.sources))]
@@ -188,15 +190,26 @@ def _keys_table(comparison: Comparison) -> Table:
     return Table(_COLUMNS, tuple(row for _, row in rows))
 
 
-def _step_line(step: Step) -> _Line:
-    parameters = step.target.counted
+def _step_line(step: Step, source: Manifest) -> _Line:
     sources = step.sources if step.status in ("renamed", "computed") else ()
     why = f"{step.why}; init {step.init.describe()}" if step.init is not None else step.why
-    return _Line(step.status, step.target.key, sources, step.given, step.target, parameters, why)
+    if step.filled and step.new:
+        why = f"{plural(step.new, 'element')} of it new"
+    come = _come(step, source) if step.status == "computed" else _cell(step.given)
+    return _Line(step.status, step.target.key, sources, step.given, step.target, step.target.counted, why, come)
+
+
+def _come(step: Step, source: Manifest) -> str:
+    """The shapes of what a tensor is computed of, in short."""
+    shapes = [shape_text(source[key].shape) for key in dict.fromkeys(step.sources)]
+    if len(set(shapes)) == 1:
+        return shapes[0] if len(shapes) == 1 else f"{len(shapes)} of {shapes[0]}"
+    return " + ".join(shapes) if len(shapes) < 4 else f"{len(shapes)} tensors"
 
 
 def _remainder_line(rest: Remainder) -> _Line:
-    return _Line(rest.status, rest.source.key, (), rest.source, None, rest.source.counted, rest.why)
+    spec = rest.source
+    return _Line(rest.status, spec.key, (), spec, None, spec.counted, rest.why, _cell(spec))
 
 
 def _rows(group: Sequence[_Line], every_key: bool) -> Iterable[tuple[_Line, Row]]:
@@ -213,7 +226,7 @@ def _rows(group: Sequence[_Line], every_key: bool) -> Iterable[tuple[_Line, Row]
         lines = [by_key[key] for key in label.keys]
         for text, part in _with_sources(label.text, lines):
             parameters = sum(line.parameters for line in part)
-            yield part[0], _row(part[0], text, _cell(part[0].given), _cell(part[0].wanted), parameters)
+            yield part[0], _row(part[0], text, part[0].come, _cell(part[0].wanted), parameters)
 
 
 def _with_sources(text: str, lines: Sequence[_Line]) -> Iterable[tuple[str, Sequence[_Line]]]:
@@ -234,7 +247,7 @@ def _row(line: _Line, text: str, given: str, wanted: str, parameters: int) -> Ro
     if line.given and line.wanted and given and line.given.dtype != line.wanted.dtype:
         given, wanted = f"{given} {line.given.dtype}", f"{wanted} {line.wanted.dtype}"
     count = f"{parameters:,}" if parameters or not _is_buffer(line) else "buffer"
-    if line.why and line.status in ("fresh", "dropped", "tied"):
+    if line.why and line.status in ("fresh", "dropped", "tied", "computed"):
         text += f"  ({line.why})"
     mark = _MARKS.get(line.status, " ")
     return Row((f"{mark} {line.status}", text, given, wanted, count), _TONES.get(line.status, "plain"))
