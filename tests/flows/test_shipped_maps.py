@@ -27,8 +27,16 @@ Remap: TypeAlias = Callable[..., State]
 
 @pytest.fixture(scope="module")
 def transformers() -> Iterator[Any]:
-    """The package, which nothing but these tests imports; quiet."""
+    """The package, which nothing but these tests imports; quiet.
+
+    torch lists the functions that `torch.device("meta")` sends to meta once a process, at the first call under it. In
+    `from_pretrained` that call would find a `torch.linspace` which transformers has replaced for the moment, and the
+    real one would be left out for all later tests. So the list is made here first.
+    """
     import transformers
+
+    with torch.device("meta"):
+        torch.empty(0)
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
