@@ -1,5 +1,6 @@
 """The values that ops make, against torch, einops, and the formulas they are named after."""
 
+import einops
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -65,7 +66,6 @@ def test_several_tensors():
 
 @given(st.data(), st.lists(st.integers(1, 4), min_size=1, max_size=4))
 def test_rearrange_is_einops(data, shape):
-    einops = pytest.importorskip("einops")
     tensor = torch.arange(torch.Size(shape).numel()).reshape(shape)
     arguments = data.draw(rearrange(tuple(shape)))
     try:
@@ -97,7 +97,6 @@ def test_rearrange_is_einops(data, shape):
     ],
 )
 def test_rearrange_patterns_of_einops(pattern, sizes, shape):
-    einops = pytest.importorskip("einops")
     tensor = torch.arange(torch.Size(shape).numel()).reshape(shape)
     op = parse_op({"rearrange": {"pattern": pattern, "sizes": sizes}})
     assert same(
