@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ckptdoctor.errors import OutputError
-from ckptdoctor.formats.base import Envelope, OutputTensor, WriteOptions
+from ckptdoctor.formats.base import Envelope, WriteOptions
+from ckptdoctor.formats.tensors import OutputTensor
 from ckptdoctor.formats.torch.edits import Pairs, Replacements, drop_optimizer, edit_envelope
 from ckptdoctor.formats.torch.reader import TorchCheckpoint
 from ckptdoctor.formats.torch.states import replace_states
