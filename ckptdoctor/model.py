@@ -98,6 +98,7 @@ class Origin(NamedTuple):
     selected: str | None = None
     stripped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    files: int = 1
 
 
 class Manifest(Mapping[str, TensorSpec]):

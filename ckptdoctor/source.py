@@ -81,7 +81,8 @@ def find_weights(checkpoint: Checkpoint, selected: str | None) -> Place:
 
 def _manifest(checkpoint: Checkpoint, selected: str | None) -> Manifest:
     place = find_weights(checkpoint, selected)
-    notes = [f"{printable(key)} is no dense tensor; it is kept as it is" for key in checkpoint.others(place)]
+    notes = list(checkpoint.notes)
+    notes += [f"{printable(key)} is no dense tensor; it is kept as it is" for key in checkpoint.others(place)]
     if harm := dangerous(checkpoint.globals):
         notes.append(f"{checkpoint.path} would call {listing(harm)} if it were unpickled; ckptdoctor never does that")
     origin = Origin(
@@ -90,5 +91,6 @@ def _manifest(checkpoint: Checkpoint, selected: str | None) -> Manifest:
         nbytes=checkpoint.nbytes,
         selected=place_text(place) if place else None,
         notes=tuple(notes),
+        files=len(checkpoint.files),
     )
     return Manifest(checkpoint.manifest(place).values(), origin)

@@ -43,9 +43,10 @@ cli integrations
 """
 FLOOR = {room: number for number, line in enumerate(FLOORS.split("\n")) for room in line.split()}
 
-# Folders of plug-ins: a file in there imports these helpers of its folder, and nothing of another plug-in.
+# Folders of plug-ins: a file in there imports these helpers of its folder, and nothing of another plug-in. "" is the folder's
+# table: a format that is made of others (a folder of shards) finds them there by name.
 PLUGINS = {
-    "formats": {"base", "lookalikes", "moving", "tensors"},
+    "formats": {"", "base", "lookalikes", "moving", "sidecar", "tensors"},
     "targets": {"base", "building"},
     "ops": {"arguments", "base", "filling", "numbers", "shapes", "slicing"},
     "reports.kinds": set[str](),

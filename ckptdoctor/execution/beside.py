@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ckptdoctor.errors import CheckpointError, UsageError
 from ckptdoctor.execution.outputs import Fill, computed, output_tensors
@@ -38,7 +38,7 @@ class Following(NamedTuple):
 def what_follows(
     plan: Plan,
     source: OpenSource,
-    writer: Writer,
+    writer: Writer[Any],
     options: WriteOptions,
     written: Collection[str],
     *,

@@ -98,7 +98,8 @@ def output_tensors(
         elif step.init is not None or step.expression is not None:
             remarks: list[str] = []
             values = partial(computed, step, stored, source.envelope.source, remarks)
-            tensor = tensor._replace(compute=values, remarks=remarks)
+            near = stored[step.sources[0]].file if step.sources else None
+            tensor = tensor._replace(compute=values, remarks=remarks, near=near)
         tensors[key] = tensor
     return tensors
 

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ctypes import CDLL
+    from pathlib import Path
 
 PAGE = 4096
 STEP = 1 << 26
 """Bytes that are copied at most before anybody hears of it."""
 _BUFFER = 1 << 18
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
 _UNABLE = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
 
 
@@ -49,6 +51,21 @@ def preallocate(descriptor: int, size: int) -> None:
         number = ctypes.get_errno()
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OSError(number, os.strerror(number))
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step, where the file system can; whether it could. Raises OSError."""
+    library = _library()
+    if library is None or not hasattr(library, "renameat2"):
+        return False
+    import ctypes
+
+    if library.renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _UNABLE:
+        return False
+    raise OSError(number, os.strerror(number))
 
 
 def _in_kernel(source: int, offset: int, output: int, position: int, count: int) -> int:

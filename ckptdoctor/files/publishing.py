@@ -80,9 +80,14 @@ def check_rewritable(path: str | os.PathLike[str], text: str) -> None:
         raise OutputError(f"{path} exists, and is not an older file of this kind", path=path, hint=hint)
 
 
+def temporary_name(final: Path) -> Path:
+    """A hidden name beside an output that nothing else has."""
+    return final.with_name(f".{final.name[:40]}.{os.getpid()}-{os.urandom(4).hex()}.ckptdoctor-tmp")
+
+
 def _create_beside(final: Path) -> tuple[Path, int]:
     mode = stat.S_IMODE(final.stat().st_mode) if final.exists() else 0o666
-    temporary = final.with_name(f".{final.name[:40]}.{os.getpid()}-{os.urandom(4).hex()}.ckptdoctor-tmp")
+    temporary = temporary_name(final)
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         if final.exists():
@@ -104,7 +109,7 @@ def _publish(temporary: Path, final: Path, *, overwrite: bool) -> None:
         ) from None
     except OSError as error:
         raise output_error(final, error) from None
-    _sync_folder(final)
+    sync_place(final)
 
 
 def _link_new(temporary: Path, final: Path) -> None:
@@ -119,13 +124,19 @@ def _link_new(temporary: Path, final: Path) -> None:
         temporary.replace(final)
 
 
-def _sync_folder(final: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk; raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        descriptor = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_place(final: Path) -> None:
+    """The same for an output that has just been put into its place."""
+    try:
+        sync_folder(final.parent)
     except OSError as error:
         message = f"{final} is written and in place, but its folder could not be synced: {reason(error)}"
         raise OutputError(message, path=final, hint="check the file system before you rely on it") from None

@@ -4,15 +4,17 @@ line in the table of `formats/__init__.py`; tests/contracts/test_formats.py then
 
 from __future__ import annotations
 
+import os
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 from ckptdoctor.errors import CheckpointError
-from ckptdoctor.files import OutputFile, Progress, SourceFile, unnoticed
+from ckptdoctor.files import OutputFile, OutputFolder, Progress, SourceFile, check_output, replacing, unnoticed
 from ckptdoctor.formats.tensors import OutputTensor, StoredTensor, checksum_error
 from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.strided import gather
@@ -36,14 +38,19 @@ class Probe(NamedTuple):
 
 @dataclass(slots=True)
 class Written:
-    """What a writer reports back: sha256 of each tensor's values (where wanted), and what had to be left out.
+    """What a writer reports back: the bytes of the checkpoint, sha256 of each tensor's values (where wanted), what had to be
+    left out.
 
-    `sidecars` are the texts of small files that belong beside the output, by what their names add to its name.
+    `files` are those of a folder, by name: first the weights, of which there are so many as `shards` says. `sidecars` are the
+    texts of small files that belong beside the output, by what their names add to its name.
     """
 
+    nbytes: int
     digests: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     sidecars: dict[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    shards: int = 1
 
 
 class CopyOutput(NamedTuple):
@@ -91,6 +98,8 @@ class WriteOptions(NamedTuple):
     follow_optimizer: bool = False
     source_model: Manifest | None = None
     beside: Beside = Beside()
+    shard_size: int | None = None
+    link: bool = False
 
 
 class Checkpoint(ABC):
@@ -102,12 +111,19 @@ class Checkpoint(ABC):
     places: Mapping[Place, int]
     metadata: Mapping[str, str]
     globals: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What whoever reads it should know."""
 
     def __init__(self, path: Path, *files: SourceFile) -> None:
         self.path = path
         self.files = files
         self.metadata = {}
         self._intact: set[tuple[SourceFile, str]] = set()
+
+    @property
+    def parts(self) -> Sequence[Checkpoint]:
+        """The checkpoints that this one consists of, one a file."""
+        return [self]
 
     @property
     def nbytes(self) -> int:
@@ -192,18 +208,42 @@ class Reader(ABC):
         """Open for reading; raises CheckpointError where the file is damaged."""
 
 
-class Writer(ABC):
-    """Writes one format."""
+Output = TypeVar("Output", OutputFile, OutputFolder)
+
+
+class Writer(ABC, Generic[Output]):
+    """Writes one format. `suffixes` are the endings of names that ask for it."""
 
     name: ClassVar[str]
-    suffixes: ClassVar[tuple[str, ...]]
+    suffixes: ClassVar[tuple[str, ...]] = ()
     keeps_envelope: ClassVar[bool] = False
+    takes_shard_size: ClassVar[bool] = False
+
+    @abstractmethod
+    def destination(self, path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+        """The real path to write to, if it may be written; raises OutputError with the reason if not."""
+
+    @abstractmethod
+    def opened(self, final: Path, *, overwrite: bool) -> AbstractContextManager[Output]:
+        """The output, under a temporary name until the end of the `with`."""
 
     @abstractmethod
     def write(
-        self, output: OutputFile, tensors: Sequence[OutputTensor], origin: Envelope, options: WriteOptions
+        self, output: Output, tensors: Sequence[OutputTensor], origin: Envelope, options: WriteOptions
     ) -> Written:
         """Write the tensors, and what else the source holds around them as far as the format can hold it."""
+
+
+class FileWriter(Writer[OutputFile]):
+    """Writes a format of one file."""
+
+    def destination(self, path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+        """A regular file, or a place for one."""
+        return check_output(path, overwrite=overwrite)
+
+    def opened(self, final: Path, *, overwrite: bool) -> AbstractContextManager[OutputFile]:
+        """A temporary file beside it."""
+        return replacing(final, overwrite=overwrite)
 
 
 def no_data(checkpoint: Checkpoint) -> CheckpointError:

@@ -55,7 +55,8 @@ class OutputTensor(NamedTuple):
     """A tensor to be written under `key` (as it will stand in the file): copied from the source, or computed.
 
     `tied_to` is a key of the same output whose memory this one shares; a format that can say so writes that memory once.
-    `remarks` are what computing it has to say (a rounding error), once that is done.
+    `remarks` are what computing it has to say (a rounding error), once that is done. `near` is the file that most of a
+    computed one comes from.
     """
 
     key: str
@@ -64,6 +65,12 @@ class OutputTensor(NamedTuple):
     compute: Callable[[], Iterable[Piece]] | None = None
     tied_to: str | None = None
     remarks: Sequence[str] = ()
+    near: SourceFile | None = None
+
+    @property
+    def home(self) -> SourceFile | None:
+        """The file that it comes from, if it comes from one."""
+        return self.stored.file if self.stored is not None else self.near
 
     def pieces(self, source: Checkpoint, *, checked: bool) -> Iterable[Piece]:
         """The values, packed and little-endian: as bytes of files where they lie there so, else as bytes in memory.

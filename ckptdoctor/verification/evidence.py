@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.errors import CkptDoctorError, NoStateDict, UsageError
-from ckptdoctor.files import Progress, unnoticed
+from ckptdoctor.files import Progress, SourceFile, unnoticed
 from ckptdoctor.formats.base import no_data
 from ckptdoctor.formats.tensors import StoredTensor, sha256_of
 from ckptdoctor.model import Manifest
@@ -59,9 +59,10 @@ class Side:
         """The name of the format."""
         return self.opened.envelope.source.format
 
-    def memory(self, key: str) -> str:
-        """The storage that holds a tensor; equal names, shared memory."""
-        return self.stored[self.manifest[key].stored_key].storage
+    def memory(self, key: str) -> tuple[SourceFile, str]:
+        """The storage that holds a tensor, and the file it is in; equal ones, shared memory."""
+        stored = self.stored[self.manifest[key].stored_key]
+        return stored.file, stored.storage
 
     def chunks(self, key: str) -> Iterator[bytes]:
         """The values, packed and little-endian, a chunk at a time."""

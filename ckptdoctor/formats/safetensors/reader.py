@@ -38,14 +38,12 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def __init__(self, source: SourceFile) -> None:
         super().__init__(source.path, source)
-        rows, self.metadata, self._data = _header(source)
+        rows, metadata, self._data = _header(source)
         self._spans = {key: span for key, (_, span) in rows.items()}
-        tied = {
-            key: first for key, first in self.metadata.items() if first in rows and key not in rows and key != "format"
-        }
+        tied = {key: first for key, first in metadata.items() if first in rows and key not in rows and key != "format"}
+        self.metadata = {name: text for name, text in metadata.items() if name not in tied}
         specs = [spec for spec, _ in rows.values()]
         specs += [_tied_spec(key, rows[first][0]) for key, first in tied.items()]
-        self.tied = tied
         self._manifest = Manifest(specs)
         self.places = {(): len(specs)}
 

@@ -11,19 +11,19 @@ from typing import Any
 
 from ckptdoctor.errors import UsageError
 from ckptdoctor.files import PAGE, OutputFile
-from ckptdoctor.formats.base import Checkpoint, Envelope, WriteOptions, Writer, Written
+from ckptdoctor.formats.base import Checkpoint, Envelope, FileWriter, WriteOptions, Written
 from ckptdoctor.formats.moving import Mover
 from ckptdoctor.formats.safetensors.reader import DTYPE_NAMES
+from ckptdoctor.formats.sidecar import keep_envelope
 from ckptdoctor.formats.tensors import OutputTensor
 from ckptdoctor.model import TensorSpec
-from ckptdoctor.text import plural, printable
+from ckptdoctor.text import printable
 
 ALIGNMENT = 8
-ENVELOPE_SCHEMA = "ckptdoctor/envelope/1"
 _NAMES = {torch_name: name for name, torch_name in DTYPE_NAMES.items()}
 
 
-class SafetensorsWriter(Writer):
+class SafetensorsWriter(FileWriter):
     """Writes one .safetensors file; what is plain in the envelope goes into a JSON file beside it."""
 
     name = "safetensors"
@@ -43,35 +43,16 @@ class SafetensorsWriter(Writer):
         output.write(header)
         with Mover(output, source, options, crcs=False) as mover:
             sums = {tensor.key: mover.tensor(tensor) for tensor in laid}
-            written = Written({key: each.sha256 for key, each in sums.items()} if options.digests else {})
+            digests = {key: each.sha256 for key, each in sums.items()} if options.digests else {}
+        written = Written(output.position, digests)
         if source.has_envelope:
-            _keep_envelope(written, origin, options)
+            keep_envelope(written, self.name, origin, options)
         return written
 
 
-def _keep_envelope(written: Written, origin: Envelope, options: WriteOptions) -> None:
-    """The plain values around the weights as a file to be written beside the output; what is none is listed in it."""
-    from ckptdoctor.pickles.contents import OPTIMIZER_KEYS, TensorGraph
-    from ckptdoctor.pickles.plain import plain, summary
-
-    source, place = origin
-    if not isinstance(source, TensorGraph):
-        written.notes.append("safetensors holds tensors only: the rest of the checkpoint was left out")
-        return
-    without = (*OPTIMIZER_KEYS, "lr_schedulers") if options.drop_optimizer and place else ()
-    found = plain(source.pickle.root, source.nodes[place], without)
-    if not found.values and not found.left_out:
-        return
-    document = {"schema": ENVELOPE_SCHEMA, "envelope": found.data, "left_out": [str(item) for item in found.left_out]}
-    written.sidecars[".envelope.json"] = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    note = f"safetensors holds tensors only: {plural(found.values, 'plain value')} went to OUT.envelope.json"
-    written.notes.append(note + (f"; left out: {summary(found.left_out)}" if found.left_out else ""))
-
-
-def _output_metadata(tensors: Sequence[OutputTensor], source: Checkpoint) -> dict[str, str]:
-    old_ties = getattr(source, "tied", {})
-    kept = {key: value for key, value in source.metadata.items() if key not in old_ties} or {"format": "pt"}
-    return kept | {tensor.key: tensor.tied_to for tensor in tensors if tensor.tied_to is not None}
+def _output_metadata(tensors: Sequence[OutputTensor], source: Checkpoint) -> Mapping[str, str]:
+    ties = {tensor.key: tensor.tied_to for tensor in tensors if tensor.tied_to is not None}
+    return {**(source.metadata or {"format": "pt"}), **ties}
 
 
 def _places(tensors: Sequence[OutputTensor], source: Checkpoint) -> dict[str, tuple[int, int]]:

@@ -9,7 +9,7 @@ from ckptdoctor.archive.reading import ArchiveError
 from ckptdoctor.archive.writing import ArchiveWriter, Crc
 from ckptdoctor.errors import UsageError
 from ckptdoctor.files import OutputFile, Span
-from ckptdoctor.formats.base import Envelope, WriteOptions, Writer, Written
+from ckptdoctor.formats.base import Envelope, FileWriter, WriteOptions, Written
 from ckptdoctor.formats.moving import Mover, Sums
 from ckptdoctor.formats.tensors import OutputTensor, sha256_of
 from ckptdoctor.formats.torch.envelope import contents
@@ -21,7 +21,7 @@ from ckptdoctor.strided import swapped
 from ckptdoctor.text import printable
 
 
-class TorchWriter(Writer):
+class TorchWriter(FileWriter):
     """Writes what torch.load and Lightning read."""
 
     name = "torch"
@@ -51,7 +51,7 @@ class TorchWriter(Writer):
                     storages.write(content.storages)
                 archive.record(name, data)
             archive.finish()
-            return Written(storages.digests() if options.digests else {})
+            return Written(output.position, storages.digests() if options.digests else {})
 
 
 class _Storages:
