@@ -34,14 +34,27 @@ def from_mark(make: Callable[[list[Node]], Node]) -> Handler:
     return push
 
 
-def small_tuple(count: int) -> Handler:
-    def push(m: Machine, at: int) -> int:
-        if len(m.stack) < count:
-            fail("the stack is too short")
-        m.stack[-count:] = [tuple(m.stack[-count:])]
-        return at
+def tuple_from_mark(m: Machine, at: int) -> int:
+    items = tuple(m.since_mark())
+    m.stack.append(items)
+    return at
 
-    return push
+
+def tuple1(m: Machine, at: int) -> int:
+    m.stack[-1] = (m.stack[-1],)
+    return at
+
+
+def tuple2(m: Machine, at: int) -> int:
+    last = m.stack.pop()
+    m.stack[-1] = (m.stack[-1], last)
+    return at
+
+
+def tuple3(m: Machine, at: int) -> int:
+    last, middle = m.stack.pop(), m.stack.pop()
+    m.stack[-1] = (m.stack[-1], middle, last)
+    return at
 
 
 def pairs_of(items: list[Node]) -> list[tuple[Node, Node]]:
