@@ -103,11 +103,9 @@ def checked_views(pickle: Pickle) -> dict[int, TensorView]:
     views = {}
     for call in pickle.calls:
         if (view := view_of(call)) is not None:
-            layout = view.layout
-            if len(layout.shape) > 64 or layout.reach * layout.dtype.bits > view.storage.nbytes * 8:
-                raise PickleError(
-                    f"a tensor of shape {layout.shape[:64]} reaches beyond its storage {view.storage.key}"
-                )
+            storage, layout, _ = view
+            if len(layout.shape) > 64 or layout.reach * layout.dtype.bits > storage.nbytes * 8:
+                raise PickleError(f"a tensor of shape {layout.shape[:64]} reaches beyond its storage {storage.key}")
             views[id(call)] = view
     return views
 
@@ -142,8 +140,8 @@ def _name_of(key: Node) -> str:
 
 def _specs(pairs: list[tuple[str, TensorView]]) -> Iterator[TensorSpec]:
     first_of: dict[object, str] = {}
-    for key, view in pairs:
-        layout = view.layout
-        first = first_of.setdefault((view.storage.key, layout), key) if layout.nbytes else key
+    for key, (storage, layout, parameter) in pairs:
+        dtype, *where = layout
+        first = first_of.setdefault((storage.key, dtype.name, *where), key) if 0 not in layout.shape else key
         tied_to = None if first == key else first
-        yield TensorSpec(key, layout.shape, layout.dtype, "parameter" if view.parameter else "unknown", tied_to)
+        yield TensorSpec(key, layout.shape, dtype, "parameter" if parameter else "unknown", tied_to)

@@ -153,10 +153,12 @@ def extension(layout: str) -> Handler:
 
 
 def reduce(m: Machine, at: int) -> int:
-    arguments = m.stack.pop()
+    stack = m.stack
+    arguments = stack.pop()
     if not isinstance(arguments, tuple):
         fail("a call whose arguments are no tuple")
-    m.stack[-1] = m.call(CallNode("reduce", m.stack[-1], arguments))
+    call = stack[-1] = CallNode("reduce", stack[-1], arguments)
+    m.calls.append(call)
     return at
 
 
@@ -206,6 +208,7 @@ def persid(m: Machine, at: int) -> int:
 
 
 def binpersid(m: Machine, at: int) -> int:
-    m.stack[-1] = PersistentNode(m.stack[-1])
-    m.persistent.append(m.stack[-1])
+    stack = m.stack
+    reference = stack[-1] = PersistentNode(stack[-1])
+    m.persistent.append(reference)
     return at

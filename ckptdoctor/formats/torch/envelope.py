@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ckptdoctor.collector import collector_paused
 from ckptdoctor.errors import OutputError
 from ckptdoctor.formats.base import Envelope, OutputTensor, WriteOptions
 from ckptdoctor.formats.torch.edits import Pairs, Replacements, drop_optimizer, edit_envelope
@@ -36,6 +37,7 @@ class Contents:
     new_storages: dict[str, OutputTensor] = field(default_factory=dict)
 
 
+@collector_paused()
 def contents(origin: Envelope, tensors: Sequence[OutputTensor], options: WriteOptions) -> Contents:
     """The pickle that holds these tensors, with everything else that the source holds if it is a torch file.
 
