@@ -79,12 +79,14 @@ def pieces(values: memoryview) -> Iterator[bytes]:
 class Written:
     """What a writer reports back: sha256 of each tensor's values (where wanted), and what had to be left out.
 
-    `sidecars` are the texts of small files that belong beside the output, by what their names add to its name.
+    `sidecars` are the texts of small files that belong beside the output, by what their names add to its name. `check` is
+    called with the new file, opened as any other, before it takes its place; it raises OutputError.
     """
 
     digests: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     sidecars: dict[str, str] = field(default_factory=dict)
+    check: Callable[[Checkpoint], None] = lambda _: None
 
 
 class CopyOutput(NamedTuple):

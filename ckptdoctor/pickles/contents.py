@@ -36,6 +36,7 @@ class TensorGraph:
         self.pickle, self.storages = pickle, storages
         self.views = checked_views(pickle)
         self.nodes = dict(tensor_mappings(pickle.root, self.views))
+        self._listed: dict[Way, Manifest] = {}
 
     @abstractmethod
     def record(self, key: str) -> tuple[int, int, int]:
@@ -52,13 +53,10 @@ class TensorGraph:
 
     def listed(self, place: Way) -> Manifest:
         """The tensors at a place; those that are the same view of one storage are tied. A doubled key is a PickleError."""
-        seen: set[str] = set()
-        for key, _ in mapping_pairs(self.nodes[place]) or []:
-            if isinstance(key, str):
-                if key in seen:
-                    raise PickleError(f"the key {key!r} stands twice in one mapping")
-                seen.add(key)
-        return Manifest(_specs(self.pairs(place)))
+        if place not in self._listed:
+            _check_distinct(mapping_pairs(self.nodes[place]) or [])
+            self._listed[place] = Manifest(_specs(self.pairs(place)))
+        return self._listed[place]
 
     def others(self, place: Way) -> list[str]:
         """Entries of the mapping that are no dense tensors."""
@@ -136,6 +134,15 @@ def _is_name(key: Node) -> bool:
 def _name_of(key: Node) -> str:
     """A key for people; one that is no name may be anything, also something that is endless to print."""
     return str(key) if _is_name(key) else f"an entry under a {type(key).__name__}"
+
+
+def _check_distinct(pairs: list[tuple[Node, Node]]) -> None:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if isinstance(key, str):
+            if key in seen:
+                raise PickleError(f"the key {key!r} stands twice in one mapping")
+            seen.add(key)
 
 
 def _specs(pairs: list[tuple[str, TensorView]]) -> Iterator[TensorSpec]:

@@ -23,6 +23,7 @@ class Text(str):
     put it in two places (DUP), so that these cannot be changed for one of them.
     """
 
+    __slots__ = ("copied", "end", "origin", "start")
     start: int
     end: int
     origin: Text | None

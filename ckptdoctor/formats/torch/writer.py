@@ -49,7 +49,7 @@ class TorchWriter(Writer):
                 storages.write(content.storages)
             archive.record(name, data)
         archive.finish()
-        return Written(storages.digests)
+        return Written(storages.digests, check=content.check)
 
 
 class _Storages:
