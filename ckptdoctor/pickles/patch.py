@@ -92,7 +92,7 @@ def _tracking(handler: Handler) -> Handler:
     def handle(m: Machine, at: int) -> int:
         end = handler(m, at)
         value = m.stack[-1]
-        if isinstance(m, _TrackingMachine) and isinstance(value, str):
+        if isinstance(value, str) and isinstance(m, _TrackingMachine):
             _tracked_text(m, at - 1, end, value.origin or value if isinstance(value, Text) else None)
         return end
 
