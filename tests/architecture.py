@@ -45,7 +45,7 @@ FLOOR = {room: number for number, line in enumerate(FLOORS.split("\n")) for room
 
 # Folders of plug-ins: a file in there imports these helpers of its folder, and nothing of another plug-in.
 PLUGINS = {
-    "formats": {"base", "lookalikes"},
+    "formats": {"base", "lookalikes", "moving", "tensors"},
     "targets": {"base", "building"},
     "ops": {"arguments", "base", "filling", "numbers", "shapes", "slicing"},
     "reports.kinds": set[str](),

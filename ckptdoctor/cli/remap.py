@@ -133,14 +133,14 @@ def _written(plan: Plan, out: Path, write: WriteChoices, request: Request, confi
         source_model=source_model(write.source_model, config),
     )
     total = plan.source.nbytes if options.drop_optimizer else plan.source.origin.nbytes
-    with byte_progress(total, "writing", wanted=not quiet) as observers:
+    with byte_progress(total, "writing", wanted=not quiet) as progress:
         return execute(
             plan,
             out,
             overwrite=write.overwrite,
             unwrap=write.unwrap,
             again=True,  # refused before the plan was made, or wanted
-            options=options._replace(observers=observers),
+            options=options._replace(progress=progress),
             fill=fill,
             command=sys.argv[1:],
         )

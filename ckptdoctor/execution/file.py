@@ -17,7 +17,8 @@ from ckptdoctor.execution.outputs import Fill, check_filled, output_keys, output
 from ckptdoctor.execution.provenance import make_receipt
 from ckptdoctor.files import OutputFile, check_output, check_rewritable, replacing, rewrite_text
 from ckptdoctor.formats import READERS, writer_for
-from ckptdoctor.formats.base import OutputTensor, WriteOptions, Writer, Written, no_data
+from ckptdoctor.formats.base import WriteOptions, Writer, Written, no_data
+from ckptdoctor.formats.tensors import OutputTensor
 from ckptdoctor.plan import Plan
 from ckptdoctor.receipt import RECEIPT_BEGINS, Receipt, check_not_again, receipt_json, receipt_path
 from ckptdoctor.source import OpenSource, open_source
@@ -62,7 +63,7 @@ def execute(
             aside = options._replace(beside=following.beside)
             written = writer.write(file, list(tensors.values()), source.envelope, aside)
             written.notes += following.notes
-            source.envelope.source.source.check_unchanged()
+            source.envelope.source.check_unchanged()
             _check_written(file, writer, written, list(tensors.values()), final)
             size = file.position
     described = {"format": writer.name, "bytes": size}

@@ -13,14 +13,14 @@ READERS: Table[Reader] = Table(
     {
         "torch": "ckptdoctor.formats.torch.reader:TorchReader",
         "manifest": "ckptdoctor.formats.manifest:ManifestReader",
-        "safetensors": "ckptdoctor.formats.safetensors:SafetensorsReader",
+        "safetensors": "ckptdoctor.formats.safetensors.reader:SafetensorsReader",
         "torch-legacy": "ckptdoctor.formats.legacy.reader:LegacyReader",
     }
 )
 WRITERS: Table[Writer] = Table(
     {
         "torch": "ckptdoctor.formats.torch.writer:TorchWriter",
-        "safetensors": "ckptdoctor.formats.safetensors:SafetensorsWriter",
+        "safetensors": "ckptdoctor.formats.safetensors.writer:SafetensorsWriter",
     }
 )
 

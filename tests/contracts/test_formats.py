@@ -27,8 +27,9 @@ from ckptdoctor import execute, load_map, make_plan, read_manifest
 from ckptdoctor.errors import CheckpointError, CkptDoctorError, CorruptCheckpoint
 from ckptdoctor.files import replacing
 from ckptdoctor.formats import READERS, WRITERS, open_checkpoint, writer_for
-from ckptdoctor.formats.base import Checkpoint, Envelope, OutputTensor, Place, Probe, WriteOptions
+from ckptdoctor.formats.base import Checkpoint, Envelope, Place, Probe, WriteOptions
 from ckptdoctor.formats.manifest import manifest_json
+from ckptdoctor.formats.tensors import OutputTensor
 from ckptdoctor.keymap import KeyMap
 from ckptdoctor.model import DTYPES, Manifest, TensorSpec
 from ckptdoctor.source import describe
@@ -335,7 +336,7 @@ def outputs(checkpoint: Checkpoint, place: Place) -> list[OutputTensor]:
         for key, tensor in stored.items()
     ]
     computed = b"".join(checkpoint.values(stored["computed"]))
-    return [OutputTensor(t.key, t.spec, compute=lambda: computed) if t.key == "computed" else t for t in tensors]
+    return [OutputTensor(t.key, t.spec, compute=lambda: [computed]) if t.key == "computed" else t for t in tensors]
 
 
 def source_tensors() -> dict[str, Any]:
@@ -391,7 +392,7 @@ def test_what_a_writer_writes_its_reader_reads(tmp_path, writer, source):
 def test_every_byte_is_shown_and_digests_can_be_left_out(tmp_path, writer, source):
     path, place = write_source(source, tmp_path)
     shown = []
-    options = WriteOptions(digests=False, observers=(lambda chunk: shown.append(len(chunk)),))
+    options = WriteOptions(digests=False, progress=shown.append)
     with open_checkpoint(path) as checkpoint, replacing(tmp_path / "plain", overwrite=False) as file:
         tensors = outputs(checkpoint, place)
         written = WRITERS[writer].write(file, tensors, Envelope(checkpoint, place), options)
@@ -567,13 +568,13 @@ def test_a_source_that_changes_while_it_is_copied_is_noticed(tmp_path):
     path, _ = write_source("torch", tmp_path)
     plan = make_plan(read_manifest(path))
 
-    def meddle(_: bytes) -> None:
+    def meddle(_: int) -> None:
         with path.open("r+b") as file:
             file.seek(-1, 2)
             file.write(b"\0")
 
     with pytest.raises(CorruptCheckpoint, match="changed"):
-        execute(plan, tmp_path / "out.ckpt", options=WriteOptions(observers=(meddle,)))
+        execute(plan, tmp_path / "out.ckpt", options=WriteOptions(progress=meddle))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["source.ckpt"]
 
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from ckptdoctor.collector import collector_paused
 from ckptdoctor.errors import OutputError
-from ckptdoctor.formats.base import Checkpoint, Envelope, OutputTensor, WriteOptions
+from ckptdoctor.formats.base import Checkpoint, Envelope, WriteOptions
+from ckptdoctor.formats.tensors import OutputTensor
 from ckptdoctor.formats.torch.edits import Pairs, Replacements, drop_optimizer, edit_envelope
 from ckptdoctor.formats.torch.reader import TorchCheckpoint
 from ckptdoctor.formats.torch.states import replace_states

@@ -3,8 +3,7 @@ against its storage, before anything is believed."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from ckptdoctor.archive.reading import Archive, ArchiveError
 from ckptdoctor.collector import collector_paused
 from ckptdoctor.errors import CorruptCheckpoint, UnknownFormat
 from ckptdoctor.files import TRUNCATED, SourceFile
-from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader, StoredTensor
+from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader
+from ckptdoctor.formats.tensors import StoredTensor
 from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.pickles.contents import OPTIMIZER_KEYS as OPTIMIZER_KEYS
 from ckptdoctor.pickles.contents import TensorGraph
@@ -30,9 +30,9 @@ class TorchCheckpoint(TensorGraph, Checkpoint):
     has_envelope = True
 
     def __init__(self, source: SourceFile) -> None:
-        super().__init__(source)
+        super().__init__(source.path, source)
         self.archive = Archive(source)
-        self._intact: set[str] = set()
+        self._starts: dict[str, int] = {}
         _check_kind(self.archive, source)
         pickle = parse(self.archive.read("data.pkl"))
         self.globals = pickle.globals
@@ -52,28 +52,6 @@ class TorchCheckpoint(TensorGraph, Checkpoint):
         specs = self.manifest(place)
         return {key: self.stored_view(specs[key], view) for key, view in self.pairs(place)}
 
-    def values(self, tensor: StoredTensor) -> Iterator[bytes]:
-        """As for every checkpoint; the storage's checksum is checked, where one is recorded."""
-        try:
-            entry = self.archive.storage(f"data/{tensor.storage}")
-        except ArchiveError as error:
-            raise damaged(self.path, error) from None
-        whole = tensor.layout.plain and tensor.layout.nbytes == tensor.extent and not tensor.big_endian
-        if entry.crc and not whole and tensor.storage not in self._intact:
-            for _ in self._with_checksum(self.source.chunks(tensor.start(), tensor.extent), tensor, entry.crc):
-                pass
-        chunks = super().values(tensor)
-        return self._with_checksum(chunks, tensor, entry.crc) if entry.crc and whole else chunks
-
-    def _with_checksum(self, chunks: Iterator[bytes], tensor: StoredTensor, recorded: int) -> Iterator[bytes]:
-        crc = 0
-        for chunk in chunks:
-            crc = zlib.crc32(chunk, crc)
-            yield chunk
-        if crc != recorded:
-            raise checksum_error(self.path, tensor.storage)
-        self._intact.add(tensor.storage)
-
     def record(self, key: str) -> tuple[int, int, int]:
         """Where the bytes of a storage begin, how many there are, and their CRC (0: not recorded)."""
         try:
@@ -85,11 +63,14 @@ class TorchCheckpoint(TensorGraph, Checkpoint):
     def stored_view(self, spec: TensorSpec, view: TensorView) -> StoredTensor:
         """A tensor of the graph, wherever it stands, as one whose values can be read."""
         key = view.storage.key
-        extent = self.archive.storage(f"data/{key}").size
-        return StoredTensor(spec, key, partial(self._start, key), extent, view.layout, self.big_endian)
+        entry = self.archive.storage(f"data/{key}")
+        start = partial(self._start, key)
+        return StoredTensor(spec, self.files[0], key, start, entry.size, view.layout, entry.crc, self.big_endian)
 
     def _start(self, key: str) -> int:
-        return self.record(key)[0]
+        if key not in self._starts:
+            self._starts[key] = self.record(key)[0]
+        return self._starts[key]
 
 
 class TorchReader(Reader):
@@ -121,15 +102,6 @@ def damaged(path: Path, error: Exception) -> CorruptCheckpoint:
     if "did not write it" in str(error):
         hint = "is it an archive that has to be unpacked first?"
     return CorruptCheckpoint(f"{path} is a damaged torch file: {error}", path=path, hint=hint)
-
-
-def checksum_error(path: Path, storage: str) -> CorruptCheckpoint:
-    """The error for a storage whose bytes have changed since they were written."""
-    return CorruptCheckpoint(
-        f"{path} is damaged: the bytes of storage {storage} do not match their checksum",
-        path=path,
-        hint="copy or download it again; torch.load does not check this",
-    )
 
 
 def _check_kind(archive: Archive, source: SourceFile) -> None:
