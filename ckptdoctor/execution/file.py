@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ckptdoctor.collector import collector_paused
 from ckptdoctor.errors import CorruptCheckpoint, OutputError, PlanError, UsageError
 from ckptdoctor.execution.beside import what_follows
 from ckptdoctor.execution.outputs import Fill, check_filled, output_keys, output_tensors, stored_weights
 from ckptdoctor.execution.provenance import make_receipt
 from ckptdoctor.files import check_rewritable, rewrite_text
 from ckptdoctor.formats import READERS, writer_for
-from ckptdoctor.formats.base import WriteOptions, Writer, no_data
+from ckptdoctor.formats.base import WriteOptions, Writer, Written, no_data
 from ckptdoctor.formats.tensors import OutputTensor
 from ckptdoctor.plan import Plan
 from ckptdoctor.receipt import RECEIPT_BEGINS, Receipt, check_not_again, receipt_json, receipt_path
@@ -68,7 +69,7 @@ def execute(
             written = writer.write(opened, list(tensors.values()), source.envelope, aside)
             written.notes += following.notes
             source.envelope.source.check_unchanged()
-            _check_written(opened.temporary, writer, list(tensors.values()), final)
+            _check_written(opened.temporary, writer, written, list(tensors.values()), final)
     described = {"format": writer.name, "bytes": written.nbytes}
     if written.files:
         described |= {"files": list(written.files), "shards": written.shards}
@@ -92,13 +93,17 @@ def _check_source(plan: Plan, source: OpenSource, final: Path) -> None:
         )
 
 
-def _check_written(path: Path, writer: Writer[Any], tensors: Sequence[OutputTensor], final: Path) -> None:
+@collector_paused()
+def _check_written(
+    path: Path, writer: Writer[Any], written: Written, tensors: Sequence[OutputTensor], final: Path
+) -> None:
     """Open the new file, before it takes its place, as anyone would: it must list exactly what was to be written."""
     wanted = sorted((tensor.key, tensor.spec.shape, tensor.spec.dtype.name) for tensor in tensors)
-    with READERS[writer.name].open(path) as written:
+    with READERS[writer.name].open(path) as opened:
+        written.check(opened)
         found = [
-            sorted((spec.key, spec.shape, spec.dtype.name) for spec in written.manifest(place).values())
-            for place in written.places
+            sorted((spec.key, spec.shape, spec.dtype.name) for spec in opened.manifest(place).values())
+            for place in opened.places
         ]
     if wanted and wanted not in found:
         raise OutputError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,7 @@ class Written:
 
     `files` are those of a folder, by name: first the weights, of which there are so many as `shards` says. `sidecars` are the
     texts of small files that belong beside the output, by what their names add to its name.
+    `check` is called with the new file, opened as any other, before it takes its place; it raises OutputError.
     """
 
     nbytes: int
@@ -51,6 +52,7 @@ class Written:
     sidecars: dict[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     shards: int = 1
+    check: Callable[[Checkpoint], None] = lambda _: None
 
 
 class CopyOutput(NamedTuple):

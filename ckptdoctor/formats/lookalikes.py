@@ -7,7 +7,7 @@ import re
 from ckptdoctor.errors import CheckpointError, UnknownFormat, UnsafeCheckpoint
 from ckptdoctor.formats.base import Probe
 from ckptdoctor.pickles.machine import Machine, PickleError
-from ckptdoctor.pickles.parse import HANDLERS
+from ckptdoctor.pickles.parse import HANDLERS, run
 from ckptdoctor.text import listing
 
 _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
@@ -60,7 +60,7 @@ def _pickle(probe: Probe) -> CheckpointError | None:
     """A bare pickle: named with what its beginning says that it would call."""
     machine = Machine(probe.head)
     try:
-        machine.run(0, HANDLERS)
+        run(machine, 0, HANDLERS)
         whole = True
     except PickleError:
         whole = False

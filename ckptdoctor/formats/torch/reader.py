@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ckptdoctor.archive.reading import Archive, ArchiveError
+from ckptdoctor.collector import collector_paused
 from ckptdoctor.errors import CorruptCheckpoint, UnknownFormat
 from ckptdoctor.files import TRUNCATED, SourceFile
 from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader
@@ -81,6 +82,7 @@ class TorchReader(Reader):
         """A local zip header at the first byte."""
         return None if not probe.is_folder and probe.head.startswith(b"PK\x03\x04") else "no zip file"
 
+    @collector_paused()
     def open(self, path: Path) -> Checkpoint:
         """Parse directory and pickle; no tensor is read."""
         source = SourceFile(path)
@@ -130,12 +132,10 @@ def _storages(pickle: Pickle, archive: Archive) -> dict[str, StorageNode]:
         storage = storage_of(node)
         if storage is None:
             raise PickleError("a reference to something outside the file that is no storage")
-        known = storages.setdefault(storage.key, storage)
-        if known.nbytes != storage.nbytes:
+        known, nbytes = storages.setdefault(storage.key, storage), storage.nbytes
+        if known is not storage and known.nbytes != nbytes:
             raise PickleError(f"storage {storage.key} has two sizes")
-        spare = archive.storage(f"data/{storage.key}").size - storage.nbytes
+        spare = archive.storage(f"data/{storage.key}").size - nbytes
         if not 0 <= spare < (storage.dtype.itemsize if storage.dtype else 1):
-            raise PickleError(
-                f"storage {storage.key} claims {storage.nbytes:,} bytes, its record differs by {spare:+,}"
-            )
+            raise PickleError(f"storage {storage.key} claims {nbytes:,} bytes, its record differs by {spare:+,}")
     return storages

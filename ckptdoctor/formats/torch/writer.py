@@ -51,7 +51,7 @@ class TorchWriter(FileWriter):
                     storages.write(content.storages)
                 archive.record(name, data)
             archive.finish()
-            return Written(output.position, storages.digests() if options.digests else {})
+            return Written(output.position, storages.digests() if options.digests else {}, check=content.check)
 
 
 class _Storages:
