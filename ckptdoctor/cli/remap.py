@@ -23,7 +23,7 @@ from ckptdoctor.cli.progress import byte_progress
 from ckptdoctor.cli.shown import next_command
 from ckptdoctor.config import Config
 from ckptdoctor.errors import UsageError
-from ckptdoctor.execution import execute
+from ckptdoctor.execution import Peak, execute, memory_peak
 from ckptdoctor.execution.outputs import Fill, check_filled, model_keys
 from ckptdoctor.formats import writer_for
 from ckptdoctor.formats.base import WriteOptions
@@ -31,6 +31,7 @@ from ckptdoctor.plan import Plan
 from ckptdoctor.policy import evaluate
 from ckptdoctor.receipt import Receipt
 from ckptdoctor.reports.comparison import Comparison
+from ckptdoctor.source import open_source
 from ckptdoctor.text import bytes_of
 
 
@@ -68,6 +69,10 @@ class WriteChoices(NamedTuple):
     reverse: Annotated[
         bool, typer.Option("--reverse", help="Go the map's way back: SOURCE is what it makes, TARGET the old model.")
     ] = False
+    memory_limit: Annotated[
+        str | None,
+        typer.Option("--memory-limit", metavar="SIZE", help="Refuse what could need more memory than so much, as 8GB."),
+    ] = None
     again: Annotated[bool, typer.Option("--again", help="Apply a map to what the same map has made.")] = False
     no_digests: Annotated[bool, typer.Option("--no-digests", help="No sha256 of tensors in the receipt.")] = False
 
@@ -98,7 +103,10 @@ def remap(
     if write.dry_run or not verdict.passed or write.out is None:
         status = 0 if verdict.passed else 1
         step = None if verdict.passed else "nothing was written: mend the map, declare it (fresh, drop), or allow it"
-        publish(Comparison("remap", plan, verdict, status, output.every_key), output, next_step=step)
+        peak = _peak(plan, write)
+        facts = (peak.text,) if peak is not None and verdict.passed else ()
+        comparison = Comparison("remap", plan, verdict, status, output.every_key, facts=facts)
+        publish(comparison, output, next_step=step)
         return status
     receipt = _written(plan, write.out, write, request, config, quiet=output.quiet)
     publish(receipt, output, next_step=next_command("verify", str(write.out), target))
@@ -114,6 +122,7 @@ def _check(source: str, write: WriteChoices) -> None:
     if write.fill not in ("none", "init"):
         raise UsageError(f"--fill {write.fill}: choose from none, init")
     _bytes("--shard-size", write.shard_size)
+    _bytes("--memory-limit", write.memory_limit)
     if write.dry_run:
         return
     if write.out is None:
@@ -127,6 +136,19 @@ def _bytes(option: str, text: str | None) -> int | None:
     if text is not None and not size:
         raise UsageError(f"{option} {text}: no number of bytes", hint=f"as in {option} 5GB")
     return size
+
+
+def _peak(plan: Plan, write: WriteChoices) -> Peak | None:
+    """What carrying the plan out needs, compared with --memory-limit; None where the source is a manifest."""
+    origin = plan.source.origin
+    with open_source(origin.reference, selected=origin.selected) as source:
+        if not source.envelope.source.has_data:
+            return None
+        filled = plan.target.nbytes if write.fill == "init" or model_keys(plan) else 0
+        to = writer_for(write.out or "", source.envelope.source.format, write.to)
+        peak = memory_peak(plan, source, at_once=to.at_once, filled=filled)
+    peak.check(_bytes("--memory-limit", write.memory_limit))
+    return peak
 
 
 def _fill(plan: Plan, write: WriteChoices, request: Request, config: Config) -> Fill | None:
@@ -143,6 +165,8 @@ def _fill(plan: Plan, write: WriteChoices, request: Request, config: Config) -> 
 
 
 def _written(plan: Plan, out: Path, write: WriteChoices, request: Request, config: Config, *, quiet: bool) -> Receipt:
+    if write.memory_limit is not None:
+        _peak(plan, write)
     fill = _fill(plan, write, request, config)
     options = WriteOptions(
         digests=not write.no_digests,

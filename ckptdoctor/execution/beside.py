@@ -119,7 +119,7 @@ def _computed(graph: Checkpoint, moment: Moment) -> OutputTensor:
         for key, view in moment.views.items()
     }
     step = Step(moment.spec, "computed", moment.expression, moment.spec)
-    return OutputTensor(moment.spec.key, moment.spec, compute=partial(computed, step, stored, graph))
+    return OutputTensor(moment.spec.key, moment.spec, compute=partial(computed, step, stored, graph, None))
 
 
 def _copies(graph: Checkpoint, state: NewState) -> dict[str, OutputTensor]:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.errors import PlanError
+from ckptdoctor.execution.streams import spans_of
 from ckptdoctor.formats.base import Checkpoint
 from ckptdoctor.formats.tensors import OutputTensor, Piece, StoredTensor
 from ckptdoctor.model import Manifest, TensorSpec
@@ -130,9 +131,17 @@ def _spec(step: Step, stored: Mapping[str, StoredTensor]) -> TensorSpec:
 
 
 def computed(
-    step: Step, stored: Mapping[str, StoredTensor], checkpoint: Checkpoint, remarks: list[str] | None = None
+    step: Step, stored: Mapping[str, StoredTensor], checkpoint: Checkpoint, remarks: list[str] | None, checked: bool
 ) -> Iterable[Piece]:
-    """The values of a step that needs an op, packed and little-endian; `stored` has what its expression names."""
+    """The values of a step that needs an op, packed and little-endian; `stored` has what its expression names.
+
+    They are bytes of the files where the ops only put these in another row, so that torch is not needed.
+    """
+    if (spans := spans_of(step.expression, stored)) is not None:
+        for key in step.sources if checked else ():
+            if not any(span.crc and span.name == stored[key].storage for span in spans):
+                checkpoint.check_storage(stored[key])
+        return spans
     from ckptdoctor.execution.values import bytes_of, compute, tensor_of
 
     def load(key: str) -> torch.Tensor:
@@ -141,7 +150,7 @@ def computed(
     return [bytes_of(compute(step, load, remarks))]
 
 
-def _filled(step: Step, fill: Fill | None) -> Iterable[Piece]:
+def _filled(step: Step, fill: Fill | None, _checked: bool) -> Iterable[Piece]:
     """The values of a tensor that would stay random, packed and little-endian."""
     from ckptdoctor.execution.values import bytes_of
 

@@ -155,9 +155,14 @@ class Checkpoint(ABC):
             return chunks
         if tensor.fills_storage:
             return self._checked(chunks, tensor)
-        for _ in self._checked(tensor.file.chunks(start, tensor.extent), tensor):
-            pass
+        self.check_storage(tensor)
         return chunks
+
+    def check_storage(self, tensor: StoredTensor) -> None:
+        """Compare the checksum of a tensor's storage with the one on record, once; raises CorruptCheckpoint."""
+        if tensor.crc and (tensor.file, tensor.storage) not in self._intact:
+            for _ in self._checked(tensor.file.chunks(tensor.start(), tensor.extent), tensor):
+                pass
 
     def _checked(self, chunks: Iterator[bytes], tensor: StoredTensor) -> Iterator[bytes]:
         crc = 0
@@ -220,6 +225,8 @@ class Writer(ABC, Generic[Output]):
     suffixes: ClassVar[tuple[str, ...]] = ()
     keeps_envelope: ClassVar[bool] = False
     takes_shard_size: ClassVar[bool] = False
+    at_once: ClassVar[int] = 1
+    """How many tensors may be in memory at a time."""
 
     @abstractmethod
     def destination(self, path: str | os.PathLike[str], *, overwrite: bool) -> Path:

@@ -51,6 +51,10 @@ class StoredTensor(NamedTuple):
         return Span(self.file, self.start() + first, self.layout.nbytes, crc, self.storage)
 
 
+Compute: TypeAlias = Callable[[bool], Iterable[Piece]]
+"""Makes values; the argument says whether the checksum of every storage that is read is looked at."""
+
+
 class OutputTensor(NamedTuple):
     """A tensor to be written under `key` (as it will stand in the file): copied from the source, or computed.
 
@@ -62,7 +66,7 @@ class OutputTensor(NamedTuple):
     key: str
     spec: TensorSpec
     stored: StoredTensor | None = None
-    compute: Callable[[], Iterable[Piece]] | None = None
+    compute: Compute | None = None
     tied_to: str | None = None
     remarks: Sequence[str] = ()
     near: SourceFile | None = None
@@ -78,7 +82,7 @@ class OutputTensor(NamedTuple):
         `checked` says that the checksum of every storage is looked at, which takes reading all of it.
         """
         if self.compute is not None:
-            return self.compute()
+            return self.compute(checked)
         if self.stored is None:
             raise ValueError(f"{self.key} is tied: it has no values of its own")
         if self.stored.as_it_lies and (self.stored.fills_storage or not (checked and self.stored.crc)):

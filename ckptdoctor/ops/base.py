@@ -31,6 +31,14 @@ class Example(NamedTuple):
     after: Mapping[str, tuple[int, ...]]
 
 
+class Run(NamedTuple):
+    """Elements of an input that stand in a row, in row-major order: from `begin` to before `end`."""
+
+    input: int
+    begin: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True)
 class Op(ABC):
     """One change to tensors, as `{name: {argument: value}}` in a map.
@@ -87,6 +95,13 @@ class Op(ABC):
             f"{self.describe()} comes after an op that adds elements, and which of them remain cannot be told",
             hint="let the op that adds elements be the last one",
         )
+
+    def runs(self, inputs: tuple[TensorSpec, ...]) -> tuple[tuple[Run, ...], ...] | None:
+        """Of an op that only puts whole runs of its inputs in a row: those of each output. Such an op needs no memory.
+
+        None where elements have to be taken apart, or made.
+        """
+        return None
 
     def selected(self, spec: TensorSpec) -> tuple[int, Sequence[int]] | None:
         """Of an op that takes only some elements: the dimension (from 0), and which of its indices. None if it takes all."""

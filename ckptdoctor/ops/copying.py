@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import COUNT, FLAG, WHOLE, OpError, argument
-from ckptdoctor.ops.base import Example, Op, OutSpec, only
-from ckptdoctor.ops.shapes import alike, as_many, dimension
+from ckptdoctor.ops.base import Example, Op, OutSpec, Run, only
+from ckptdoctor.ops.shapes import alike, as_many, dimension, outer
 from ckptdoctor.ops.slicing import Slice
 
 if TYPE_CHECKING:
@@ -49,6 +49,13 @@ class Repeat(Op):
         return (
             copies.expand(*copies.shape[:place], self.times, *copies.shape[place + 1 :]).reshape(shape).contiguous(),
         )
+
+    def runs(self, inputs: tuple[TensorSpec, ...]) -> tuple[tuple[Run, ...], ...] | None:
+        """The input so many times, along the outermost dimension."""
+        spec = only(self, inputs)
+        if self.interleave or outer(self, self.dim, spec.shape) is None:
+            return None
+        return ((Run(0, 0, spec.numel),) * self.times,)
 
     def inverse(self, inputs: tuple[TensorSpec, ...]) -> Op | str:
         """The slice with the first copy of each element."""
@@ -95,6 +102,10 @@ class Broadcast(Op):
         """The copies; no two share memory."""
         tensor = inputs[0].contiguous()
         return (tensor, *(tensor.clone() for _ in range((self.copies or 1) - 1)))
+
+    def runs(self, inputs: tuple[TensorSpec, ...]) -> tuple[tuple[Run, ...], ...] | None:
+        """The input, for each copy."""
+        return ((Run(0, 0, only(self, inputs).numel),),) * len(self.out_specs(inputs))
 
     def inverse(self, inputs: tuple[TensorSpec, ...]) -> Op | str:
         """`same`, which refuses copies that have become different."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
+from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
 from ckptdoctor.model import TensorSpec
@@ -16,8 +18,8 @@ from ckptdoctor.ops.arguments import (
     argument,
     read_integers,
 )
-from ckptdoctor.ops.base import Example, Op, OutSpec, only
-from ckptdoctor.ops.shapes import alike, as_many, dimension, target_size
+from ckptdoctor.ops.base import Example, Op, OutSpec, Run, only
+from ckptdoctor.ops.shapes import alike, as_many, dimension, outer, target_size
 from ckptdoctor.text import shape_text
 
 if TYPE_CHECKING:
@@ -60,6 +62,12 @@ class Concat(Op):
 
         joined = torch.cat([_plain(tensor) for tensor in inputs], self.dim)
         return (joined.contiguous().view(inputs[0].dtype),)
+
+    def runs(self, inputs: tuple[TensorSpec, ...]) -> tuple[tuple[Run, ...], ...] | None:
+        """One input after the other, along the outermost dimension."""
+        if outer(self, self.dim, inputs[0].shape) is None:
+            return None
+        return (tuple(Run(number, 0, spec.numel) for number, spec in enumerate(inputs)),)
 
     def inverse(self, inputs: tuple[TensorSpec, ...]) -> Op | str:
         """The split into the sizes of the inputs."""
@@ -127,6 +135,15 @@ class Split(Op):
         sizes = self._sizes(tensor.shape[self.dim])
         return tuple(each.contiguous() for each in torch.split_with_sizes(tensor, sizes, self.dim))
 
+    def runs(self, inputs: tuple[TensorSpec, ...]) -> tuple[tuple[Run, ...], ...] | None:
+        """A piece of the input each, along the outermost dimension."""
+        spec = only(self, inputs)
+        inner = outer(self, self.dim, spec.shape)
+        if inner is None:
+            return None
+        ends = list(accumulate(self._sizes(spec.shape[self.dim])))
+        return tuple((Run(0, begin * inner, end * inner),) for begin, end in pairwise([0, *ends]))
+
     def inverse(self, inputs: tuple[TensorSpec, ...]) -> Op | str:
         """The concatenation."""
         self.out_specs(inputs)
@@ -161,6 +178,13 @@ class Stack(Op):
 
         stacked = torch.stack([_plain(tensor) for tensor in inputs], self.dim)
         return (stacked.contiguous().view(inputs[0].dtype),)
+
+    def runs(self, inputs: tuple[TensorSpec, ...]) -> tuple[tuple[Run, ...], ...] | None:
+        """One input after the other, where the new dimension is the outermost one."""
+        shape = inputs[0].shape
+        if prod(shape[: dimension(self, self.dim, shape, more=1)]) != 1:
+            return None
+        return (tuple(Run(number, 0, spec.numel) for number, spec in enumerate(inputs)),)
 
     def inverse(self, inputs: tuple[TensorSpec, ...]) -> Op | str:
         """The tensors apart again."""
@@ -198,6 +222,14 @@ class Unstack(Op):
         """The tensors, in order."""
         (tensor,) = inputs
         return tuple(each.contiguous() for each in tensor.unbind(self.dim))
+
+    def runs(self, inputs: tuple[TensorSpec, ...]) -> tuple[tuple[Run, ...], ...] | None:
+        """A piece of the input each, along the outermost dimension."""
+        spec = only(self, inputs)
+        inner = outer(self, self.dim, spec.shape)
+        if inner is None:
+            return None
+        return tuple((Run(0, at * inner, (at + 1) * inner),) for at in range(spec.shape[self.dim]))
 
     def inverse(self, inputs: tuple[TensorSpec, ...]) -> Op | str:
         """The stack."""

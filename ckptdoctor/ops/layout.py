@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import INTEGER, ArgumentKind, OpError, argument, read_integers
-from ckptdoctor.ops.base import Example, Op, OutSpec, only
+from ckptdoctor.ops.base import Example, Op, OutSpec, Run, only
 from ckptdoctor.ops.shapes import dimension
 from ckptdoctor.text import plural, shape_text
 
@@ -142,6 +142,10 @@ class Reshape(Op):
         """The same elements under another shape."""
         (tensor,) = inputs
         return (tensor.contiguous().reshape(self.shape),)
+
+    def runs(self, inputs: tuple[TensorSpec, ...]) -> tuple[tuple[Run, ...], ...] | None:
+        """The input."""
+        return ((Run(0, 0, only(self, inputs).numel),),)
 
     def inverse(self, inputs: tuple[TensorSpec, ...]) -> Op | str:
         """The reshape to the input's shape."""

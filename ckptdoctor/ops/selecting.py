@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import INTEGER, WHOLE, ArgumentKind, OpError, argument, read_integers
-from ckptdoctor.ops.base import Example, Op, OutSpec, only
+from ckptdoctor.ops.base import Example, Op, OutSpec, Run, only
 from ckptdoctor.ops.filling import FILL, ZERO, Fill
-from ckptdoctor.ops.shapes import dimension
+from ckptdoctor.ops.shapes import dimension, outer
 from ckptdoctor.text import listing
 
 if TYPE_CHECKING:
@@ -118,6 +118,15 @@ class Index(Op):
             places = [next(beyond) if place is None else place for place in places]
             tensor = torch.cat([tensor, block], dim)
         return (tensor.index_select(dim, torch.tensor(places)).contiguous(),)
+
+    def runs(self, inputs: tuple[TensorSpec, ...]) -> tuple[tuple[Run, ...], ...] | None:
+        """Pieces of the input, along the outermost dimension, if none is new."""
+        spec = only(self, inputs)
+        inner = outer(self, self.dim, spec.shape)
+        _, places = self._places(spec.shape)
+        if inner is None or _added(places):
+            return None
+        return (tuple(Run(0, at * inner, (at + 1) * inner) for at in places if at is not None),)
 
     def inverse(self, inputs: tuple[TensorSpec, ...]) -> Op | str:
         """The indices back, if none is left out."""

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import OpError
 from ckptdoctor.ops.base import Op
 from ckptdoctor.text import plural, printable, shape_text
+
+
+def outer(op: Op, dim: int, shape: tuple[int, ...]) -> int | None:
+    """The elements behind one index of a dimension, if it is the outermost one (but for some of size 1); else None."""
+    at = dimension(op, dim, shape)
+    return prod(shape[at + 1 :]) if prod(shape[:at]) == 1 else None
 
 
 def dimension(op: Op, dim: int, shape: tuple[int, ...], *, more: int = 0) -> int:

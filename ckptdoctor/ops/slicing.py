@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import COUNT, WHOLE, OpError, argument
-from ckptdoctor.ops.base import Example, Op, OutSpec, only
-from ckptdoctor.ops.shapes import dimension
+from ckptdoctor.ops.base import Example, Op, OutSpec, Run, only
+from ckptdoctor.ops.shapes import dimension, outer
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +54,13 @@ class Slice(Op):
         dim, _ = self._taken(tuple(tensor.shape))
         where = (*(slice(None),) * dim, slice(self.start, self.stop, self.step))
         return (tensor[where].contiguous(),)
+
+    def runs(self, inputs: tuple[TensorSpec, ...]) -> tuple[tuple[Run, ...], ...] | None:
+        """One piece of the input, along the outermost dimension."""
+        spec = only(self, inputs)
+        inner = outer(self, self.dim, spec.shape)
+        _, taken = self._taken(spec.shape)
+        return None if inner is None or self.step != 1 else ((Run(0, taken.start * inner, taken.stop * inner),),)
 
     def inverse(self, inputs: tuple[TensorSpec, ...]) -> Op | str:
         """None, but where all is taken."""

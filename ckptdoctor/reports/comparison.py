@@ -42,7 +42,8 @@ _COLUMNS = (
 
 
 class Comparison(NamedTuple):
-    """A plan, judged or not, as a command shows it. `every_key` turns grouping off, `only` are keys to show alone."""
+    """A plan, judged or not, as a command shows it. `every_key` turns grouping off, `only` are keys to show alone, `facts`
+    are lines to show with it."""
 
     command: str
     plan: Plan
@@ -50,6 +51,7 @@ class Comparison(NamedTuple):
     exit_status: int = 0
     every_key: bool = False
     only: frozenset[str] | None = None
+    facts: tuple[str, ...] = ()
 
 
 class _Line(NamedTuple):
@@ -92,7 +94,7 @@ def comparison_page(comparison: Comparison) -> Page:
         sentence = ("passed: " if passed else "failed: ") + sentence
     return Page(
         title=f"{_title(plan.source)} -> {_title(plan.target)}",
-        facts=tuple(_facts(plan)),
+        facts=(*_facts(plan), *comparison.facts),
         tables=tuple(table for table in tables if table.rows),
         sentence=sentence,
         tone="plain" if verdict is None else "good" if passed else "bad",

@@ -335,7 +335,7 @@ def outputs(checkpoint: Checkpoint, place: Place) -> list[OutputTensor]:
         for key, tensor in stored.items()
     ]
     computed = b"".join(checkpoint.values(stored["computed"]))
-    return [OutputTensor(t.key, t.spec, compute=lambda: [computed]) if t.key == "computed" else t for t in tensors]
+    return [OutputTensor(t.key, t.spec, compute=lambda _: [computed]) if t.key == "computed" else t for t in tensors]
 
 
 def source_tensors() -> dict[str, Any]:

@@ -59,6 +59,29 @@ def test_inverse_is_bit_for_bit_or_gives_its_reason(case):
 
 
 @given(cases())
+def test_runs_in_a_row_are_what_apply_makes(case):
+    if not case.fits() or (runs := case.op.runs(case.specs)) is None or refusal(case.op.apply, case.tensors):
+        return
+    whole, widths = [bits(tensor) for tensor in case.tensors], {tensor.itemsize for tensor in case.tensors}
+    (width,) = widths
+    made = [b"".join(whole[run.input][run.begin * width : run.end * width] for run in output) for output in runs]
+    assert made == [bits(each) for each in case.op.apply(case.tensors)]
+
+
+def test_ops_along_the_outermost_dimension_need_no_memory():
+    inputs = (TensorSpec("a", (1, 6, 4), DTYPES["float32"]),)
+    outermost = {"concat": 1, "stack": 0, "unstack": 1, "slice": {"dim": 1, "stop": 2}, "reshape": [24], "broadcast": 2}
+    outermost |= {
+        "split": {"dim": 1, "parts": 3},
+        "index": {"dim": 1, "indices": [5, 0]},
+        "repeat": {"dim": 1, "times": 2},
+    }
+    assert [name for name, value in outermost.items() if parse_op({name: value}).runs(inputs) is None] == []
+    inner = {"concat": 2, "unstack": 2, "slice": {"dim": 1, "step": 2}, "transpose": [0, 1], "cast": "float16"}
+    assert [name for name, value in inner.items() if parse_op({name: value}).runs(inputs) is not None] == []
+
+
+@given(cases())
 def test_what_does_not_fit_is_said_in_a_sentence(case):
     error = refusal(case.op.out_specs, case.specs)
     if error is not None:

@@ -41,6 +41,7 @@ class ShardedWriter(Writer[OutputFolder]):
     name = SAFETENSORS.name
     family = SAFETENSORS
     takes_shard_size = True
+    at_once = 2
 
     def destination(self, path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         """A folder that is not there yet, or empty; or one that a receipt says was written by us, and by nobody else."""
@@ -57,7 +58,7 @@ class ShardedWriter(Writer[OutputFolder]):
         source = origin.source
         shards = self._shards(tensors, source, options.shard_size)
         written = Written(0, files=tuple(shard.name for shard in shards), shards=len(shards))
-        with ThreadPoolExecutor(2) as workers:
+        with ThreadPoolExecutor(self.at_once) as workers:
             for part in workers.map(lambda shard: self._write_shard(output, shard, origin, options), shards):
                 written.digests |= part.digests
                 written.notes += part.notes
