@@ -19,7 +19,6 @@ class OutputFile:
     def __init__(self, descriptor: int, path: Path, temporary: Path) -> None:
         self._descriptor = descriptor
         self._path = path
-        self._reserved = 0
         self.temporary = temporary
         self.position = 0
 
@@ -27,7 +26,6 @@ class OutputFile:
         """Ask for room for `size` bytes, which makes writing faster, and its end come early where there is none."""
         with self._errors():
             preallocate(self._descriptor, size)
-        self._reserved = size
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of `data`."""
@@ -44,22 +42,31 @@ class OutputFile:
                 view = view[written:]
 
     def append(self, span: Span, progress: Progress = unnoticed) -> None:
-        """Append bytes of another file; raises CorruptCheckpoint where that ends before."""
-        offset, end = span.offset, span.offset + span.size
+        """Append bytes of another file, holes as holes; raises CorruptCheckpoint where that ends before."""
+        shift = self.position - span.offset
         with span.file.opened() as source:
-            while offset < end:
-                with self._errors():
-                    moved = copy_some(source, offset, self._descriptor, self.position, end - offset)
-                if not moved:
-                    raise span.file.became_shorter()
-                offset += moved
-                self.position += moved
-                progress(moved)
+            for offset, end in span.file.extents(span.offset, span.size):
+                while offset < end:
+                    with self._errors():
+                        moved = copy_some(source, offset, self._descriptor, offset + shift, end - offset)
+                    if not moved:
+                        raise span.file.became_shorter()
+                    offset += moved
+                    progress(moved)
+        self.position += span.size
+        if span.file.is_sparse:
+            self._reach(self.position)
+
+    def _reach(self, size: int) -> None:
+        """Make the file so long at least: a hole at its end is nothing that was written."""
+        with self._errors():
+            if os.fstat(self._descriptor).st_size < size:
+                os.ftruncate(self._descriptor, size)
 
     def finish(self) -> None:
         """Give back what was reserved and not used, and wait until everything is on the disk."""
         with self._errors():
-            if self._reserved > self.position:
+            if os.fstat(self._descriptor).st_size != self.position:
                 os.ftruncate(self._descriptor, self.position)
             os.fsync(self._descriptor)
 

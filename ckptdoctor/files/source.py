@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -39,6 +40,11 @@ class SourceFile:
     def size(self) -> int:
         """Bytes in the file when it was opened."""
         return self._status.st_size
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether it has holes: zeros that take no place on the disk."""
+        return self._status.st_blocks * 512 < self._status.st_size
 
     def __enter__(self) -> SourceFile:
         return self
@@ -91,6 +97,19 @@ class SourceFile:
             size = min(CHUNK, count)
             yield self.read(offset, size)
             offset, count = offset + size, count - size
+
+    def extents(self, offset: int, count: int) -> Iterator[tuple[int, int]]:
+        """Begin and end of what is no hole among these bytes."""
+        end = offset + count
+        while self.is_sparse and offset < end:
+            with self.opened() as descriptor:
+                begin = _seek(descriptor, offset, os.SEEK_DATA)
+                if begin is None or begin >= end:
+                    return
+                offset = min(_seek(descriptor, begin, os.SEEK_HOLE) or end, end)
+            yield begin, offset
+        if offset < end:
+            yield offset, end
 
     def check_unchanged(self) -> None:
         """Raise CorruptCheckpoint if the file was written to since it was opened."""
@@ -161,6 +180,16 @@ class Span(NamedTuple):
     def views(self) -> Iterator[memoryview]:
         """The bytes in one buffer: each part is gone when the next one comes."""
         return self.file.views(self.offset, self.size)
+
+
+def _seek(descriptor: int, offset: int, what: int) -> int | None:
+    """The next data or hole from an offset on; None if there is no more, or the file system does not tell."""
+    try:
+        return os.lseek(descriptor, offset, what)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        return offset if what == os.SEEK_DATA else None
 
 
 def reason(error: OSError) -> str:

@@ -77,6 +77,11 @@ class Mover:
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 
+    def reserve(self, size: int) -> None:
+        """Ask for room for so many bytes, unless the source has holes, which take none."""
+        if not any(file.is_sparse for file in self._source.files):
+            self._output.reserve(size)
+
     def tensor(self, tensor: OutputTensor, convert: Convert | None = None) -> Sums:
         """Append the values of a tensor."""
         sums = Sums()

@@ -1,4 +1,5 @@
-"""A remap that computes holds one rule instance at a time, however large the file: measured on a sparse one of 4 GB.
+"""A remap that computes holds one rule instance at a time, however large the file, and one that moves bytes next to nothing:
+measured on sparse files of 4 and 20 GB.
 
 The peak is the resident memory of the process that remaps, above that of one that does the same to a small file.
 """
@@ -41,11 +42,11 @@ def sparse_file(path: Path, layers: int, rows: int) -> int:
     return end
 
 
-def peak_of_remap(folder: Path, layers: int, rows: int) -> tuple[int, int]:
+def peak_of_remap(folder: Path, layers: int, rows: int, rules: str = MAP) -> tuple[int, int]:
     """Bytes of the source, and the peak memory of remapping it."""
     source, output = folder / f"{layers}.safetensors", folder / "out.safetensors"
     size = sparse_file(source, layers, rows)
-    (folder / "map.yaml").write_text(MAP)
+    (folder / "map.yaml").write_text(rules)
     arguments = ["remap", str(source), "-m", str(folder / "map.yaml"), "-o", str(output), "-q", "--no-digests"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -64,3 +65,16 @@ def test_one_rule_instance_at_a_time(tmp_path: Path) -> None:
     assert size == 4 << 30
     instance = 3 * rows * 1024 * 4
     assert large - small < 2.5 * instance  # what goes in, what comes out, and a chunk of each
+
+
+RENAMES = """ckptdoctor: 1
+rules:
+  - {from: "b.{i}.{p}", to: "blocks.{i}.{p}"}
+"""
+
+
+def test_what_only_moves_takes_no_memory(tmp_path: Path) -> None:
+    _, small = peak_of_remap(tmp_path, 1, 16, RENAMES)
+    size, large = peak_of_remap(tmp_path, 160, 8192, RENAMES)
+    assert size == 20 << 30
+    assert large - small < 16 << 20

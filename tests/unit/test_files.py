@@ -454,6 +454,25 @@ def test_a_source_that_shrinks_while_it_is_moved_is_noticed(tmp_path, random_sou
     assert names(tmp_path) == ["source"]
 
 
+def test_holes_stay_holes(tmp_path):
+    size = 64 << 20
+    with (tmp_path / "source").open("wb") as file:
+        file.seek(size // 2)
+        file.write(b"middle")
+        file.truncate(size)
+    expected = bytes(size // 2) + b"middle" + bytes(size // 2 - 6)
+    for position in (0, 4096, 7):
+        with SourceFile(tmp_path / "source") as source, replacing(tmp_path / "out", overwrite=True) as output:
+            output.write(bytes(position))
+            output.append(Span(source, 0, size))
+        assert (tmp_path / "out").read_bytes() == bytes(position) + expected
+        assert (tmp_path / "out").stat().st_blocks * 512 < 1 << 20
+    with SourceFile(tmp_path / "source") as source, replacing(tmp_path / "out", overwrite=True) as output:
+        output.append(Span(source, size // 2 + 3, size // 4))
+        output.write(b"end")
+    assert (tmp_path / "out").read_bytes() == b"dle" + bytes(size // 4 - 3) + b"end"
+
+
 def test_a_closed_source_is_read_again_unless_it_is_another_file_by_now(tmp_path, random_source):
     source = SourceFile(tmp_path / "source")
     source.close()

@@ -39,9 +39,9 @@ class SafetensorsWriter(FileWriter):
         places = _places(own, source)
         laid = sorted(own, key=lambda tensor: (-tensor.spec.dtype.bits, places[tensor.key]))
         header = _header(own, laid, _output_metadata(tensors, source), _like(laid, places))
-        output.reserve(len(header) + sum(tensor.spec.nbytes for tensor in own if _lies(tensor)))
-        output.write(header)
         with Mover(output, source, options, crcs=False) as mover:
+            mover.reserve(len(header) + sum(tensor.spec.nbytes for tensor in own if _lies(tensor)))
+            output.write(header)
             sums = {tensor.key: mover.tensor(tensor) for tensor in laid}
             digests = {key: each.sha256 for key, each in sums.items()} if options.digests else {}
         written = Written(output.position, digests)

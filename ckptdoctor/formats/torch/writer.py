@@ -41,10 +41,10 @@ class TorchWriter(FileWriter):
             folder, alignment, records = _frame(origin)
         except (ArchiveError, PickleError) as error:
             raise damaged(origin.source.path, error) from None
-        output.reserve(len(content.pickle) + sum(storage.nbytes for storage in content.storages))
         archive = ArchiveWriter(output, folder, alignment=alignment)
-        archive.record("data.pkl", content.pickle)
         with Mover(output, origin.source, options, crcs=True) as mover:
+            mover.reserve(len(content.pickle) + sum(storage.nbytes for storage in content.storages))
+            archive.record("data.pkl", content.pickle)
             storages = _Storages(mover, archive, origin, tensors, content.new_storages)
             for name, data in records.items():
                 if name == "version":  # torch writes the storages before it
