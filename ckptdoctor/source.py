@@ -91,4 +91,4 @@ def _manifest(checkpoint: Checkpoint, selected: str | None) -> Manifest:
         selected=place_text(place) if place else None,
         notes=tuple(notes),
     )
-    return Manifest(checkpoint.manifest(place).values(), origin)
+    return checkpoint.manifest(place).said_of(origin)

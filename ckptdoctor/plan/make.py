@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ def make_plan(source: Manifest, target: Manifest | None = None, maps: KeyMap | S
     """
     maps = tuple(maps) if isinstance(maps, Sequence) else (maps,)
     problems: list[PlanError] = []
-    values = {key: Value(spec, Take(key)) for key, spec in source.items()}
+    values: Mapping[str, Value] = {key: Value(spec, Take(key)) for key, spec in source.items()}
     dropped: dict[str, Declaration] = {}
     stages: list[Stage] = []
     for number, key_map in enumerate(maps or (None,), 1):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdoctor.errors import KeyCollision, PlanError, ShapeError
@@ -27,7 +26,7 @@ def image_of(values: Mapping[str, Value], source: Manifest) -> Manifest:
         taken = value.expression.key if isinstance(value.expression, Take) else None
         shared = source[taken].tied_to or taken if taken is not None else key
         first = firsts.setdefault((shared, taken is None), key)
-        specs.append(replace(value.spec, key=key, raw_key=None, tied_to=None if first == key else first))
+        specs.append(value.spec._replace(key=key, raw_key=None, tied_to=None if first == key else first))
     return Manifest(specs, Origin("(the image of the map)", "image"))
 
 
@@ -40,9 +39,11 @@ def steps_for(
     """A step for each target tensor, in order. What a rule made has to fit; what only has the same name may not."""
     unknown: dict[Location, dict[str, list[str]]] = {}
     for key, value in values.items():
-        if value.rule is not None and key not in target:
+        if value.rule is None:
+            continue
+        if key not in target:
             unknown.setdefault(value.rule, {})[key] = list(taken_keys(value.expression))
-        elif value.rule is not None and (problem := _misfit(key, value, fresh, target)) is not None:
+        elif (problem := _misfit(key, value, fresh, target)) is not None:
             problems.append(problem)
     for rule, made in unknown.items():
         problems.append(hints.unknown_target(made, rule, target, told=len(problems)))
@@ -88,7 +89,7 @@ def _status(key: str, value: Value) -> Status:
 
 def remainders(source: Manifest, steps: Sequence[Step], dropped: Mapping[str, Declaration]) -> tuple[Remainder, ...]:
     """Every source tensor that no step uses, with the reason."""
-    used = {key for step in steps if step.has_values for key in step.sources}
+    used = {key for step in steps if step.expression is not None and step.has_values for key in step.sources}
     mismatched = {key for step in steps if step.status == "mismatched" for key in step.sources}
     return tuple(
         _remainder(spec, dropped.get(key), mismatched=key in mismatched)
