@@ -6,11 +6,13 @@ a full product of its alternatives, and nothing is shown that is not there. Line
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 Names: TypeAlias = tuple[str, ...]
-_Row: TypeAlias = tuple[Names, ...]
+_Row: TypeAlias = tuple[str | Names, ...]
+"""The segments of a label: one name, or several."""
 
 
 class Label(NamedTuple):
@@ -22,49 +24,47 @@ class Label(NamedTuple):
 
 def labels(keys: Iterable[str]) -> list[Label]:
     """Exact labels for distinct keys, in the order of the first of their keys."""
-    every = list(keys)
-    position = {key: number for number, key in enumerate(every)}
-    result = [Label(_label(row), tuple(_product(row))) for row in _merged(every)]
-    return sorted(result, key=lambda label: min(position[key] for key in label.keys))
-
-
-def _merged(keys: Sequence[str]) -> list[_Row]:
-    rows: list[_Row] = [tuple((part,) for part in key.split(".")) for key in keys]
+    rows: list[_Row] = [tuple(key.split(".")) for key in keys]
     longest = max(map(len, rows), default=0)
     for at in (*reversed(range(longest)), *range(longest)):
         rows = _merge_along(rows, at)
-    return rows
+    return [Label(_label(row), tuple(_product(row))) for row in rows]
 
 
-def _merge_along(rows: Sequence[_Row], at: int) -> list[_Row]:
-    """Rows that differ in segment `at` alone become one."""
-    groups: dict[Hashable, list[str]] = {}
-    order: dict[Hashable, _Row] = {}
+def _merge_along(rows: list[_Row], at: int) -> list[_Row]:
+    """Rows that differ in segment `at` alone become one, in the place of the first of them."""
+    if len({row[at] for row in rows if len(row) > at}) < 2:
+        return rows
+    groups: dict[object, list[_Row]] = {}
     for row in rows:
-        others: Hashable = (row[:at], row[at + 1 :]) if _mergeable(row, at) else (row,)
-        order.setdefault(others, row)
-        if _mergeable(row, at):
-            groups.setdefault(others, []).extend(row[at])
-    return [
-        (*row[:at], tuple(sorted(groups[others], key=_natural)), *row[at + 1 :]) if others in groups else row
-        for others, row in order.items()
-    ]
+        others = (row[:at], row[at + 1 :]) if len(row) > at and _mergeable(row[at]) else (row,)
+        groups.setdefault(others, []).append(row)
+    return [group[0] if len(group) == 1 else _joined(group, at) for group in groups.values()]
 
 
-def _mergeable(row: _Row, at: int) -> bool:
-    """Whether there is a segment here, and its names cannot be mistaken for the notation of a label."""
-    return len(row) > at and not any(set(name) & set("{},") for name in row[at])
+def _joined(rows: Sequence[_Row], at: int) -> _Row:
+    names = sorted((name for row in rows for name in _names(row[at])), key=_natural)
+    return (*rows[0][:at], tuple(names), *rows[0][at + 1 :])
+
+
+def _names(segment: str | Names) -> Names:
+    return (segment,) if isinstance(segment, str) else segment
+
+
+def _mergeable(segment: str | Names) -> bool:
+    """Whether its name cannot be mistaken for the notation of a label; where there are several, that was asked."""
+    return not isinstance(segment, str) or not ("{" in segment or "}" in segment or "," in segment)
 
 
 def _product(row: _Row) -> list[str]:
-    keys = list(row[0])
-    for names in row[1:]:
-        keys = [f"{key}.{name}" for key in keys for name in names]
+    keys = list(_names(row[0]))
+    for segment in row[1:]:
+        keys = [f"{key}.{name}" for key in keys for name in _names(segment)]
     return keys
 
 
 def _label(row: _Row) -> str:
-    return ".".join(names[0] if len(names) == 1 else "{" + ",".join(_ranges(names)) + "}" for names in row)
+    return ".".join(part if isinstance(part, str) else "{" + ",".join(_ranges(part)) + "}" for part in row)
 
 
 def _ranges(names: Names) -> list[str]:
@@ -79,6 +79,7 @@ def _ranges(names: Names) -> list[str]:
     return parts
 
 
+@lru_cache(10_000)
 def _natural(name: str) -> tuple[int, int, str]:
     return (0, int(name), name) if _is_number(name) else (1, 0, name)
 

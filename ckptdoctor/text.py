@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -17,6 +18,30 @@ def printable(text: str) -> str:
         return character == " " or category(character)[0] not in "CZ"
 
     return "".join(c if harmless(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def cells_of(text: str) -> int:
+    """How many columns of a terminal printable text takes: two for a wide character, none for one that is put on another."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import category, east_asian_width
+
+    return sum(0 if category(c) in ("Mn", "Me") else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def folded(text: str, width: int | None) -> list[str]:
+    """Printable text in lines of at most so many columns: broken between words, and within those longer than that."""
+    if width is None or cells_of(text) <= width:
+        return [text]
+    lines = [""]
+    for word in re.findall(r"\s*\S+\s*", text):
+        if cells_of(lines[-1] + word.rstrip()) > width and lines[-1]:
+            lines.append("")
+        for character in word if cells_of(word) > width else (word,):
+            if cells_of(lines[-1] + character.rstrip()) > width:
+                lines.append("")
+            lines[-1] += character
+    return lines
 
 
 def shape_text(shape: Sequence[int]) -> str:
