@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import product
+from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
 Names: TypeAlias = tuple[str, ...]
@@ -25,16 +27,17 @@ class Label(NamedTuple):
 def labels(keys: Iterable[str]) -> list[Label]:
     """Exact labels for distinct keys, in the order of the first of their keys."""
     rows: list[_Row] = [tuple(key.split(".")) for key in keys]
-    longest = max(map(len, rows), default=0)
+    lengths = [*map(len, rows)] or [0]
+    longest, shortest = max(lengths), min(lengths)
     for at in (*reversed(range(longest)), *range(longest)):
-        rows = _merge_along(rows, at)
-    return [Label(_label(row), tuple(_product(row))) for row in rows]
+        names = set(map(itemgetter(at), rows)) if at < shortest else {row[at] for row in rows if len(row) > at}
+        if len(names) > 1:  # where all have one name, none can differ in it alone
+            rows = _merge_along(rows, at)
+    return [Label(_label(row), tuple(map(".".join, product(*map(_names, row))))) for row in rows]
 
 
 def _merge_along(rows: list[_Row], at: int) -> list[_Row]:
     """Rows that differ in segment `at` alone become one, in the place of the first of them."""
-    if len({row[at] for row in rows if len(row) > at}) < 2:
-        return rows
     groups: dict[object, list[_Row]] = {}
     for row in rows:
         others = (row[:at], row[at + 1 :]) if len(row) > at and _mergeable(row[at]) else (row,)
@@ -54,13 +57,6 @@ def _names(segment: str | Names) -> Names:
 def _mergeable(segment: str | Names) -> bool:
     """Whether its name cannot be mistaken for the notation of a label; where there are several, that was asked."""
     return not isinstance(segment, str) or not ("{" in segment or "}" in segment or "," in segment)
-
-
-def _product(row: _Row) -> list[str]:
-    keys = list(_names(row[0]))
-    for segment in row[1:]:
-        keys = [f"{key}.{name}" for key in keys for name in _names(segment)]
-    return keys
 
 
 def _label(row: _Row) -> str:

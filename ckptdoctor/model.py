@@ -131,6 +131,9 @@ class Manifest(Mapping[str, TensorSpec]):
     def __len__(self) -> int:
         return len(self._tensors)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._tensors
+
     def keys(self) -> KeysView[str]:
         """The keys, in order."""
         return self._tensors.keys()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NoReturn
 
 _BRACKETS = bytes.maketrans(b"[]", b"{}")
@@ -16,14 +17,20 @@ class StrictJsonError(ValueError):
     """The text is not JSON, or is JSON of a kind that two readers could read differently."""
 
 
-def loads(raw: bytes, *, max_nesting: int | None = 8) -> Any:
-    """Parse UTF-8 JSON; raises StrictJsonError. Without `max_nesting` it is the caller who looks at every level."""
+def loads(raw: bytes, *, max_nesting: int | None = 8, count_names: Callable[[Any], int] | None = None) -> Any:
+    """Parse UTF-8 JSON; raises StrictJsonError. Without `max_nesting` it is the caller who looks at every level.
+
+    `count_names` says how many names there are in the objects of a document. Where that is the number of colons, none stands
+    twice; else (one may stand in a string) the names are looked at object by object, which takes half as long again.
+    """
     if max_nesting is not None and nesting(raw) > max_nesting:
         raise StrictJsonError(f"it is nested deeper than {max_nesting} levels")
+    parse = partial(json.loads, parse_constant=_no_constant, parse_float=_finite)
     try:
-        return json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
-        )
+        text = raw.decode("utf-8")
+        if count_names is not None and count_names(document := parse(text)) == raw.count(b":"):
+            return document
+        return parse(text, object_pairs_hook=_unique)
     except UnicodeDecodeError:
         raise StrictJsonError("it is not UTF-8") from None
     except json.JSONDecodeError as error:

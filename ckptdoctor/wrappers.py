@@ -110,10 +110,10 @@ def align(source: Manifest, target: Manifest | None, strip: Sequence[str] | None
 
 def _best_fronts(source: Manifest, target: Manifest) -> tuple[Place, Place]:
     """What to take from the front of both sides, so that the most keys match; of the best the shortest."""
-    every = {*_shortened(source, EVERYWHERE)}.intersection(_shortened(target, EVERYWHERE))
-    if len(every) == min(len(source), len(target)):
+    plain = [{*_shortened(side, EVERYWHERE)} for side in (source, target)]
+    if len(plain[0] & plain[1]) == min(len(source), len(target)):
         return (), ()
-    ours, theirs = _keys_by_front(source), _keys_by_front(target)
+    ours, theirs = map(_by_front, plain)
     pairs = sorted(product(ours, theirs), key=lambda pair: len(pair[0]) + len(pair[1]))
     return max(pairs, key=lambda pair: len(ours[pair[0]] & theirs[pair[1]]))
 
@@ -147,7 +147,9 @@ def _shortened(keys: Collection[str], segments: Sequence[str]) -> list[str]:
     text = "\n".join(keys)
     everywhere = {name for name in segments if name in EVERYWHERE and name in text}
     front = [name for name in segments if name not in EVERYWHERE]
-    return [_short(key, everywhere, front) for key in keys] if everywhere or front else list(keys)
+    if not everywhere and len(front) < 2:  # nearly always, and much faster
+        return [key.removeprefix(f"{front[0]}.") for key in keys] if front else list(keys)
+    return [_short(key, everywhere, front) for key in keys]
 
 
 def _short(key: str, everywhere: Collection[str], front: Iterable[str]) -> str:
@@ -163,14 +165,15 @@ def _short(key: str, everywhere: Collection[str], front: Iterable[str]) -> str:
     return key
 
 
-def _keys_by_front(manifest: Manifest, depth: int = 3) -> dict[Place, set[str]]:
+def _by_front(keys: set[str], depth: int = 3) -> dict[Place, set[str]]:
     """What could be taken from the front of some keys, sequences of up to `depth` names of IN_FRONT, and the keys without."""
-    found: dict[Place, set[str]] = {}
+    found: dict[Place, set[str]] = {(): keys}
     waiting: list[Place] = [()]
     for front in waiting:
-        keys = found[front] = {*_shortened(manifest, (*EVERYWHERE, *front))}
+        rest = found[front] = {*_shortened(keys, front)} if front else keys
+        text = "\n".join(("", *rest))  # where a key has a line of its own in it, there is one more to try, and no harm
         if len(front) < depth:
-            waiting += [(*front, name) for name in IN_FRONT if any(key.startswith(f"{name}.") for key in keys)]
+            waiting += [(*front, name) for name in IN_FRONT if f"\n{name}." in text]
     return found
 
 

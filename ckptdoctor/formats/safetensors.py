@@ -118,7 +118,7 @@ def _header(source: SourceFile) -> tuple[Manifest, dict[str, list[int]], dict[st
     (length,) = struct.unpack("<Q", source.read(0, 8))
     if length > min(MAX_HEADER, source.size - 8):
         raise StrictJsonError(f"its header of {length:,} bytes ends beyond the file")
-    document = loads(source.read(8, length), max_nesting=None)
+    document = loads(source.read(8, length), max_nesting=None, count_names=_names)
     if not isinstance(document, dict):
         raise StrictJsonError("the header is no object")
     metadata = _metadata(document.pop("__metadata__", None))
@@ -127,6 +127,12 @@ def _header(source: SourceFile) -> tuple[Manifest, dict[str, list[int]], dict[st
     _check_spans(document, looks, spans, source.size - 8 - length)
     specs = [TensorSpec(key, look.shape, look.dtype) for key, look in zip(document, looks, strict=True)]
     return Manifest(specs), dict(zip(document, spans, strict=True)), metadata, 8 + length
+
+
+def _names(document: Any) -> int:
+    """The names in a header of the usual form."""
+    rows = document.values() if isinstance(document, dict) else ()
+    return len(rows) + sum(len(row) for row in rows if isinstance(row, dict))
 
 
 def _metadata(value: Any) -> dict[str, str]:
@@ -139,12 +145,16 @@ def _metadata(value: Any) -> dict[str, str]:
 
 def _columns(rows: Mapping[str, Any]) -> list[list[Any]]:
     """Dtypes, shapes and spans of all rows. Types are asked of a whole column: one by one takes many times as long."""
-    fields = {"dtype": str, "shape": list, "data_offsets": list}
-    for key, row in rows.items():
-        if type(row) is not dict or row.keys() != fields.keys():
-            raise StrictJsonError(f"the entry of {key!r} has not exactly dtype, shape and data_offsets")
-    columns = [[row[field] for row in rows.values()] for field in fields]
-    for kind, column in zip(fields.values(), columns, strict=True):
+    kinds = {"dtype": str, "shape": list, "data_offsets": list}
+    regular = _all_are(dict, rows.values()) and set(map(len, rows.values())) <= {len(kinds)}
+    try:
+        columns = [[row[field] for row in rows.values()] for field in kinds] if regular else []
+    except KeyError:
+        regular = False
+    if not regular:
+        key = next(key for key, row in rows.items() if not isinstance(row, dict) or row.keys() != kinds.keys())
+        raise StrictJsonError(f"the entry of {key!r} has not exactly dtype, shape and data_offsets")
+    for kind, column in zip(kinds.values(), columns, strict=True):
         if not _all_are(kind, column) or (kind is list and not _all_are(int, chain.from_iterable(column))):
             key = next(key for key, value in zip(rows, column, strict=True) if not _is_good(value, kind))
             raise StrictJsonError(f"{key!r} has a shape or a span that is no list of counts, or no dtype")

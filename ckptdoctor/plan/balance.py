@@ -52,14 +52,14 @@ def balance_of(plan: Plan) -> Balance:
 def _source_side(plan: Plan) -> dict[str, Amount]:
     rest = {remainder.source.key: remainder.status for remainder in plan.remainders}
     left_out = _left_out(plan)
-    names = (rest.get(key, "used") for key in plan.source)
-    cuts = (left_out.get(key, 0) for key in plan.source)
+    names = [rest.get(key, "used") for key in plan.source]
+    cuts = [left_out.get(key, 0) for key in plan.source]
     return _summed(SOURCE_CLASSES, "left_out", names, plan.source.values(), cuts)
 
 
 def _target_side(plan: Plan) -> dict[str, Amount]:
     names, specs = map(attrgetter("status"), plan.steps), map(attrgetter("target"), plan.steps)
-    new = (step.new if step.new and step.filled else 0 for step in plan.steps)
+    new = [step.new if step.new and step.filled else 0 for step in plan.steps]
     return _summed(TARGET_CLASSES, "new", names, [*specs], new)
 
 
@@ -86,7 +86,7 @@ def _summed(
 
 def _check(side: Mapping[str, Amount], manifest: Manifest) -> None:
     tensors, elements = (sum(amount[place] for amount in side.values()) for place in (0, 1))
-    if (tensors, elements) != (len(manifest), sum(spec.numel for spec in manifest.values())):
+    if (tensors, elements) != (len(manifest), sum(prod(spec.shape) for spec in manifest.values())):
         raise AssertionError(f"the plan does not add up: {dict(side)} of {manifest!r}")
 
 

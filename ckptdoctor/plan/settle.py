@@ -50,6 +50,18 @@ def steps_for(
     return {key: _step(spec, values.get(key), fresh.get(key)) for key, spec in target.items()}
 
 
+def steps_by_name(source: Manifest, target: Manifest) -> dict[str, Step]:
+    """The same where there is no map: every tensor is filled by that of its own name."""
+    given = dict(source.items())
+    return {key: _step_by_name(spec, given.get(key)) for key, spec in target.items()}
+
+
+def _step_by_name(target: TensorSpec, given: TensorSpec | None) -> Step:
+    if given is None:
+        return Step(target, "missing")
+    return Step(target, "loaded" if given.shape == target.shape else "mismatched", Take(given.key), given)
+
+
 def _misfit(key: str, value: Value, fresh: Mapping[str, Fresh], target: Manifest) -> PlanError | None:
     sources = list(taken_keys(value.expression))
     if key in fresh:
@@ -89,8 +101,13 @@ def _status(key: str, value: Value) -> Status:
 
 def remainders(source: Manifest, steps: Sequence[Step], dropped: Mapping[str, Declaration]) -> tuple[Remainder, ...]:
     """Every source tensor that no step uses, with the reason."""
-    used = {key for step in steps if step.expression is not None and step.has_values for key in step.sources}
-    mismatched = {key for step in steps if step.status == "mismatched" for key in step.sources}
+    used: set[str] = set()
+    mismatched: set[str] = set()
+    for step in steps:
+        if step.status == "mismatched":
+            mismatched.update(step.sources)
+        elif step.expression is not None and step.has_values:
+            used.update(step.sources)
     return tuple(
         _remainder(spec, dropped.get(key), mismatched=key in mismatched)
         for key, spec in source.items()

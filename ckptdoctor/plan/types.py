@@ -100,7 +100,7 @@ class Step(NamedTuple):
     @property
     def has_values(self) -> bool:
         """Whether the plan knows its values: from the checkpoint, or made by an `init` that is not the constructor."""
-        return self.filled or (self.init is not None and not self.of_model)
+        return self.status not in RANDOM or (self.init is not None and not self.of_model)
 
     @property
     def ops(self) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ class Step(NamedTuple):
     @property
     def other_dtype(self) -> bool:
         """Whether the values come in another dtype than the target's."""
-        return self.filled and self.given is not None and self.given.dtype != self.target.dtype
+        return self.given is not None and self.given.dtype.name != self.target.dtype.name and self.filled
 
 
 class Remainder(NamedTuple):

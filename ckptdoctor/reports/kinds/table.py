@@ -47,9 +47,9 @@ def _styled(code: str, lines: Iterable[str], style: Style) -> Iterable[str]:
 def _table(table: Table, style: Style) -> Iterator[str]:
     """The lines of the head and of the rows."""
     rows = [tuple(column.title for column in table.columns), *(row.cells for row in table.rows)]
-    columns = [_printable(cells) for cells in zip(*rows, strict=True)]
+    columns: Sequence[Sequence[str]] = [_printable(cells) for cells in zip(*rows, strict=True)]
     widths = _widths(table.columns, columns, style.width)
-    codes = [_BOLD, *(_COLORS[row.tone] for row in table.rows)]
+    codes: Sequence[str] = [_BOLD, *(_COLORS[row.tone] for row in table.rows)]
     fold = next((at for at, column in enumerate(table.columns) if column.fold), None)
     if fold is not None and widths[fold] < max(_lengths(columns[fold])):
         codes, columns = _unfolded(codes, columns, fold, widths[fold])
