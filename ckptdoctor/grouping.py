@@ -6,9 +6,11 @@ a full product of its alternatives, and nothing is shown that is not there. Line
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterable, Sequence
 from functools import lru_cache
-from itertools import product
+from itertools import chain, product
+from math import prod
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
@@ -18,10 +20,25 @@ _Row: TypeAlias = tuple[str | Names, ...]
 
 
 class Label(NamedTuple):
-    """A label and the keys it stands for, in the order in which its alternatives name them."""
+    """A label, and what each of its segments can be."""
 
     text: str
-    keys: tuple[str, ...]
+    segments: _Row
+
+    @property
+    def size(self) -> int:
+        """How many keys it stands for."""
+        return prod(len(_names(segment)) for segment in self.segments)
+
+    @property
+    def first(self) -> str:
+        """The first of them."""
+        return ".".join(_names(segment)[0] for segment in self.segments)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All of them, in the order in which the alternatives name them."""
+        return tuple(map(".".join, product(*map(_names, self.segments))))
 
 
 def labels(keys: Iterable[str]) -> list[Label]:
@@ -32,31 +49,33 @@ def labels(keys: Iterable[str]) -> list[Label]:
     for at in (*reversed(range(longest)), *range(longest)):
         names = set(map(itemgetter(at), rows)) if at < shortest else {row[at] for row in rows if len(row) > at}
         if len(names) > 1:  # where all have one name, none can differ in it alone
-            rows = _merge_along(rows, at)
-    return [Label(_label(row), tuple(map(".".join, product(*map(_names, row))))) for row in rows]
+            rows = _merge_along(rows, at, {name for name in names if _is_notation(name)})
+    return [Label(_label(row), row) for row in rows]
 
 
-def _merge_along(rows: list[_Row], at: int) -> list[_Row]:
-    """Rows that differ in segment `at` alone become one, in the place of the first of them."""
-    groups: dict[object, list[_Row]] = {}
+def _merge_along(rows: Sequence[_Row], at: int, alone: Container[str | Names]) -> list[_Row]:
+    """Rows that differ in segment `at` alone become one, in the place of the first; what is `alone` there stays as it is."""
+    groups: defaultdict[object, list[_Row]] = defaultdict(list)
     for row in rows:
-        others = (row[:at], row[at + 1 :]) if len(row) > at and _mergeable(row[at]) else (row,)
-        groups.setdefault(others, []).append(row)
+        if len(row) > at and row[at] not in alone:
+            groups[row[:at] + row[at + 1 :]].append(row)
+        else:
+            groups[None, row].append(row)
     return [group[0] if len(group) == 1 else _joined(group, at) for group in groups.values()]
 
 
 def _joined(rows: Sequence[_Row], at: int) -> _Row:
-    names = sorted((name for row in rows for name in _names(row[at])), key=_natural)
+    names = sorted(chain.from_iterable(_names(row[at]) for row in rows), key=_natural)
     return (*rows[0][:at], tuple(names), *rows[0][at + 1 :])
+
+
+def _is_notation(segment: str | Names) -> bool:
+    """Whether a name could be mistaken for the notation of a label; where there are several, that was asked."""
+    return isinstance(segment, str) and not {"{", "}", ","}.isdisjoint(segment)
 
 
 def _names(segment: str | Names) -> Names:
     return (segment,) if isinstance(segment, str) else segment
-
-
-def _mergeable(segment: str | Names) -> bool:
-    """Whether its name cannot be mistaken for the notation of a label; where there are several, that was asked."""
-    return not isinstance(segment, str) or not ("{" in segment or "}" in segment or "," in segment)
 
 
 def _label(row: _Row) -> str:

@@ -121,9 +121,9 @@ def _best_fronts(source: Manifest, target: Manifest) -> tuple[Place, Place]:
 def stripped(manifest: Manifest, segments: Sequence[str]) -> Manifest:
     """A manifest without these segments; `raw_key` keeps what stood in the file."""
     short = _shortened(manifest, segments)
-    changed = [(key, other) for key, other in zip(manifest, short, strict=True) if key != other]
-    if not changed:
+    if short == list(manifest):
         return manifest.said_of(manifest.origin._replace(stripped=()))
+    changed = [(key, other) for key, other in zip(manifest, short, strict=True) if key != other]
     renamed = dict(zip(manifest, short, strict=True))
     _check_distinct(renamed)
     before, after = (Counter(part for key in side for part in key.split(".")) for side in zip(*changed, strict=True))

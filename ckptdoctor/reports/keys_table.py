@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -29,7 +30,7 @@ _TONES: dict[str, Tone] = {
     "dropped": "note",
 }
 _ORDER = ("loaded", "tied", "renamed", "computed", "fresh", "missing", "mismatched", "unexpected", "dropped")
-_RANK = {status: rank for rank, status in enumerate(_ORDER)}
+_NOTHING = Manifest(())
 _COLUMNS = (
     Column("STATUS"),
     Column("KEY", fold=True),
@@ -69,26 +70,57 @@ class _Line(NamedTuple):
 
 def keys_table(plan: Plan, *, every_key: bool = False, only: frozenset[str] | None = None) -> Table:
     """The table: one row for all that is loaded and one for what else is alike, or one a key; of the keys in `only` alone."""
-    steps: Sequence[Step] = plan.steps
+    found: defaultdict[str, list[Step | Remainder]] = defaultdict(list)
+    for step in plan.steps:
+        found[step.status].append(step)
+    for rest in plan.remainders:
+        if rest.status != "mismatched":
+            found[rest.status].append(rest)
     rows: list[Row] = []
-    if not every_key:  # most are loaded, and make one row: nothing else is made of them
-        loaded = [step for step in steps if step.status == "loaded" and (only is None or step.target.key in only)]
-        steps = [step for step in steps if step.status != "loaded"]
-        rows += [_loaded_row(loaded)] if loaded else []
-    lines = [_step_line(step, plan.source) for step in steps]
-    lines += [_remainder_line(rest) for rest in plan.remainders if rest.status != "mismatched"]
-    if only is not None:
-        lines = [line for line in lines if not only.isdisjoint((line.key, *line.sources))]
-    lines.sort(key=lambda line: _RANK[line.status])
-    rows += map(_row_alone, lines) if every_key else _grouped(lines)
+    for status in _ORDER:
+        items = [item for item in found[status] if only is None or not only.isdisjoint(_keys(item))]
+        if every_key:
+            rows += [_row_alone(_line(item, plan.source)) for item in items]
+        elif items:
+            rows += _folded(items, plan.source)
     return Table(_COLUMNS, tuple(rows))
+
+
+def _keys(item: Step | Remainder) -> tuple[str, ...]:
+    if isinstance(item, Remainder):
+        return (item.source.key,)
+    return (item.target.key, *(item.sources if item.status in ("renamed", "computed") else ()))
+
+
+def _folded(items: Sequence[Step | Remainder], source: Manifest) -> Iterable[Row]:
+    """Rows of what has one status. What one side alone has may be a whole checkpoint: nothing is made for each of it."""
+    match items[0].status:
+        case "loaded":
+            return [_loaded_row([item for item in items if isinstance(item, Step)])]
+        case "missing" | "unexpected":
+            return _one_sided(items)
+    return _grouped([_line(item, source) for item in items])
+
+
+def _one_sided(items: Sequence[Step | Remainder]) -> Iterable[Row]:
+    specs = [item.source if isinstance(item, Remainder) else item.target for item in items]
+    position = {spec.key: number for number, spec in enumerate(specs)}
+    groups: defaultdict[Hashable, list[str]] = defaultdict(list)
+    for spec in specs:
+        groups[spec.shape, spec.dtype.name, spec.kind, spec.tied_to is None].append(spec.key)
+    rows = []
+    for label in (label for keys in groups.values() for label in labels(keys)):
+        number = position[label.first]
+        line = _line(items[number])
+        rows.append((number, _row(line, label.text, line.come, _cell(line.wanted), line.parameters * label.size)))
+    return (row for _, row in sorted(rows))
 
 
 def _loaded_row(steps: Sequence[Step]) -> Row:
     others = sum(step.other_dtype for step in steps)
     note = f" ({others:,} of them in another dtype)" if others else ""
     parameters = sum(step.target.counted for step in steps)
-    return _row(_step_line(steps[0], Manifest(())), plural(len(steps), "key") + note, "", "", parameters)
+    return _row(_line(steps[0]), plural(len(steps), "key") + note, "", "", parameters)
 
 
 def _row_alone(line: _Line) -> Row:
@@ -97,16 +129,19 @@ def _row_alone(line: _Line) -> Row:
 
 
 def _grouped(lines: Sequence[_Line]) -> Iterable[Row]:
-    """Rows of lines that may stand together, in the order of the first lines of all."""
+    """Rows of lines of one status, in the order of the first line of each."""
     groups: dict[Hashable, list[_Line]] = {}
     for line in lines:
         groups.setdefault(line.alike, []).append(line)
-    position = {(line.status, line.key): number for number, line in enumerate(lines)}
+    position = {line.key: number for number, line in enumerate(lines)}
     rows = [row for group in groups.values() for row in _rows(group)]
-    return (row for _, row in sorted(rows, key=lambda row: position[row[0].status, row[0].key]))
+    return (row for _, row in sorted(rows, key=lambda row: position[row[0].key]))
 
 
-def _step_line(step: Step, source: Manifest) -> _Line:
+def _line(step: Step | Remainder, source: Manifest = _NOTHING) -> _Line:
+    if isinstance(step, Remainder):
+        spec = step.source
+        return _Line(step.status, spec.key, (), spec, None, spec.counted, step.why, _cell(spec))
     sources = step.sources if step.status in ("renamed", "computed") else ()
     why = f"{step.why}; init {step.init.describe()}" if step.init is not None else step.why
     if step.new and step.filled:
@@ -121,11 +156,6 @@ def _come(step: Step, source: Manifest) -> str:
     if len(set(shapes)) == 1:
         return shapes[0] if len(shapes) == 1 else f"{len(shapes)} of {shapes[0]}"
     return " + ".join(shapes) if len(shapes) < 4 else f"{len(shapes)} tensors"
-
-
-def _remainder_line(rest: Remainder) -> _Line:
-    spec = rest.source
-    return _Line(rest.status, spec.key, (), spec, None, spec.counted, rest.why, _cell(spec))
 
 
 def _rows(group: Sequence[_Line]) -> Iterable[tuple[_Line, Row]]:
