@@ -86,7 +86,7 @@ class TensorSpec(NamedTuple):
     @property
     def counted(self) -> int:
         """Elements that count as parameters: none for a buffer, none for a tensor tied to one already counted."""
-        return 0 if self.kind == "buffer" or self.tied_to is not None else self.numel
+        return 0 if self.kind == "buffer" or self.tied_to is not None else prod(self.shape)
 
 
 class Origin(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -35,13 +35,21 @@ def folded(text: str, width: int | None) -> list[str]:
         return [text]
     lines = [""]
     for word in re.findall(r"\s*\S+\s*", text):
-        if cells_of(lines[-1] + word.rstrip()) > width and lines[-1]:
-            lines.append("")
-        for character in word if cells_of(word) > width else (word,):
-            if cells_of(lines[-1] + character.rstrip()) > width:
-                lines.append("")
-            lines[-1] += character
-    return lines
+        if not lines[-1] or cells_of(lines[-1] + word.rstrip()) > width:
+            lines += _chopped(word, width)
+        else:
+            lines[-1] += word
+    return lines[1:]
+
+
+def _chopped(word: str, width: int) -> Iterator[str]:
+    start = used = 0
+    for number, character in enumerate(word.rstrip()):
+        used += cells_of(character)
+        if used > width and number > start:
+            yield word[start:number]
+            start, used = number, cells_of(character)
+    yield word[start:]
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -144,9 +144,9 @@ def stripped(manifest: Manifest, segments: Sequence[str]) -> Manifest:
 
 def _shortened(keys: Collection[str], segments: Sequence[str]) -> list[str]:
     """The keys without the segments. Most keys have none of them that may stand anywhere: that is asked of all at once."""
-    text = "\n".join(keys)
-    everywhere = {name for name in segments if name in EVERYWHERE and name in text}
     front = [name for name in segments if name not in EVERYWHERE]
+    text = "\n".join(keys) if len(front) < len(segments) else ""
+    everywhere = {name for name in segments if name in EVERYWHERE and name in text}
     if not everywhere and len(front) < 2:  # nearly always, and much faster
         return [key.removeprefix(f"{front[0]}.") for key in keys] if front else list(keys)
     return [_short(key, everywhere, front) for key in keys]

@@ -130,9 +130,10 @@ def _header(source: SourceFile) -> tuple[Manifest, dict[str, list[int]], dict[st
 
 
 def _names(document: Any) -> int:
-    """The names in a header of the usual form."""
-    rows = document.values() if isinstance(document, dict) else ()
-    return len(rows) + sum(len(row) for row in rows if isinstance(row, dict))
+    """The names in a header of the usual form; no number that could be right for anything else."""
+    if not isinstance(document, dict) or not _all_are(dict, document.values()):
+        return -1
+    return len(document) + sum(map(len, document.values()))
 
 
 def _metadata(value: Any) -> dict[str, str]:
@@ -197,11 +198,12 @@ def _check_spans(keys: Iterable[str], looks: Sequence[_Look], spans: Sequence[li
     """Every tensor has the bytes that it needs, and all follow each other from the first byte to the last."""
     at = 0
     for span, key, look in sorted(zip(spans, keys, looks, strict=True)):
-        if len(span) != 2 or span[1] - span[0] != look.nbytes:
+        begin, end = span if len(span) == 2 else (0, -1)
+        if end - begin != look.nbytes:
             raise StrictJsonError(f"the span of {key!r} does not fit its shape and dtype")
-        if span[0] != at:
+        if begin != at:
             raise StrictJsonError(f"the span of {key!r} overlaps another or leaves a gap")
-        at = span[1]
+        at = end
     if at != size:
         raise StrictJsonError(
             f"its data of {at:,} bytes ends {'after' if at > size else 'before'} the file does ({size:,})"

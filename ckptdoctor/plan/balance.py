@@ -86,7 +86,7 @@ def _summed(
 
 def _check(side: Mapping[str, Amount], manifest: Manifest) -> None:
     tensors, elements = (sum(amount[place] for amount in side.values()) for place in (0, 1))
-    if (tensors, elements) != (len(manifest), sum(prod(spec.shape) for spec in manifest.values())):
+    if (tensors, elements) != (len(manifest), sum(map(prod, map(attrgetter("shape"), manifest.values())))):
         raise AssertionError(f"the plan does not add up: {dict(side)} of {manifest!r}")
 
 

@@ -101,12 +101,12 @@ def _status(key: str, value: Value) -> Status:
 
 def remainders(source: Manifest, steps: Sequence[Step], dropped: Mapping[str, Declaration]) -> tuple[Remainder, ...]:
     """Every source tensor that no step uses, with the reason."""
-    used: set[str] = set()
+    used = {step.target.key for step in steps if step.status == "loaded"}  # of the tensor of its own name
     mismatched: set[str] = set()
-    for step in steps:
+    for step in (step for step in steps if step.status not in ("loaded", "missing")):
         if step.status == "mismatched":
             mismatched.update(step.sources)
-        elif step.expression is not None and step.has_values:
+        elif step.has_values:
             used.update(step.sources)
     return tuple(
         _remainder(spec, dropped.get(key), mismatched=key in mismatched)

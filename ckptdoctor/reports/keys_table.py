@@ -78,7 +78,9 @@ def keys_table(plan: Plan, *, every_key: bool = False, only: frozenset[str] | No
             found[rest.status].append(rest)
     rows: list[Row] = []
     for status in _ORDER:
-        items = [item for item in found[status] if only is None or not only.isdisjoint(_keys(item))]
+        items = found[status]
+        if only is not None:
+            items = [item for item in items if not only.isdisjoint(_keys(item))]
         if every_key:
             rows += [_row_alone(_line(item, plan.source)) for item in items]
         elif items:
@@ -96,7 +98,7 @@ def _folded(items: Sequence[Step | Remainder], source: Manifest) -> Iterable[Row
     """Rows of what has one status. What one side alone has may be a whole checkpoint: nothing is made for each of it."""
     match items[0].status:
         case "loaded":
-            return [_loaded_row([item for item in items if isinstance(item, Step)])]
+            return [_loaded_row(items)]
         case "missing" | "unexpected":
             return _one_sided(items)
     return _grouped([_line(item, source) for item in items])
@@ -116,10 +118,12 @@ def _one_sided(items: Sequence[Step | Remainder]) -> Iterable[Row]:
     return (row for _, row in sorted(rows))
 
 
-def _loaded_row(steps: Sequence[Step]) -> Row:
-    others = sum(step.other_dtype for step in steps)
+def _loaded_row(items: Sequence[Step | Remainder]) -> Row:
+    steps = [item for item in items if isinstance(item, Step)]
+    differ = [step for step in steps if step.given is None or step.given.dtype is not step.target.dtype]
+    others = sum(step.other_dtype for step in differ)
     note = f" ({others:,} of them in another dtype)" if others else ""
-    parameters = sum(step.target.counted for step in steps)
+    parameters = sum([step.target.counted for step in steps])
     return _row(_line(steps[0]), plural(len(steps), "key") + note, "", "", parameters)
 
 

@@ -707,6 +707,8 @@ specs = st.builds(
     st.lists(st.integers(0, 1 << 40), max_size=4).map(tuple),
     st.sampled_from(list(DTYPES.values())),
     st.sampled_from(["parameter", "buffer", "unknown"]),
+    tied_to=st.none(),
+    raw_key=st.none(),
 )
 
 

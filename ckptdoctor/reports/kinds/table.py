@@ -69,7 +69,7 @@ def _printable(cells: Sequence[str]) -> Sequence[str]:
 
 
 def _lengths(cells: Sequence[str]) -> Iterable[int]:
-    return map(cells_of, cells)
+    return map(len if all(map(str.isascii, cells)) else cells_of, cells)
 
 
 def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]], limit: int | None) -> list[int]:
