@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py [--runs 15]
 
-Makes its own files in a temporary folder: a torch checkpoint of 120 tensors with optimizer states, and a manifest.
+Makes its own files in a temporary folder: a torch checkpoint of 120 tensors with optimizer states, a copy, and a manifest.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -66,12 +67,14 @@ def main() -> None:
         folder = Path(name)
         (folder / "trivial.py").write_text(TRIVIAL)
         subprocess.run([sys.executable, "-c", MAKE], cwd=folder, check=True)
+        shutil.copy(folder / "base.ckpt", folder / "other.ckpt")
         seconds([*tool, "inspect", "base.ckpt", "--manifest", "target.json"], folder)
         trivial = [sys.executable, "trivial.py"]
         torch_load = [sys.executable, "-c", "import torch; torch.load('base.ckpt', mmap=True, weights_only=True)"]
         result = {
-            f"{words[0]} / {label}": round(ratio([*tool, *words], other, folder, runs), 2)
+            f"{' '.join(words)} / {label}": round(ratio([*tool, *words], other, folder, runs), 2)
             for words in (
+                ["diff", "base.ckpt", "other.ckpt"],
                 ["diff", "base.ckpt", "target.json"],
                 ["gate", "base.ckpt", "target.json"],
                 ["inspect", "base.ckpt"],

@@ -98,6 +98,7 @@ class Origin(NamedTuple):
     selected: str | None = None
     stripped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    files: int = 1
 
 
 class Manifest(Mapping[str, TensorSpec]):
@@ -200,7 +201,10 @@ class Layout(NamedTuple):
         """Elements that the storage must have: one past the last that the view touches."""
         if 0 in self.shape:
             return 0
-        return self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True)) + 1
+        last = self.offset
+        for size, step in zip(self.shape, self.stride, strict=True):
+            last += (size - 1) * step
+        return last + 1
 
     @property
     def nbytes(self) -> int:

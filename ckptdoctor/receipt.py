@@ -122,7 +122,8 @@ def check_not_again(source: str | os.PathLike[str], maps: Mapping[str, str], *, 
     try:
         if not maps or find_receipt(source) is None:
             return
-        receipt, size = read_receipt(source), Path(source).stat().st_size
+        receipt = read_receipt(source)
+        size = _size(Path(source), receipt)
     except (CheckpointError, OSError, ValueError):  # whoever reads the file says what is wrong with it
         return
     for row in receipt.maps:
@@ -134,6 +135,22 @@ def check_not_again(source: str | os.PathLike[str], maps: Mapping[str, str], *, 
             )
 
 
+def written_files(folder: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The files that a receipt says were written into a folder; none where there is no receipt of it."""
+    try:
+        return tuple(read_receipt(folder).output.get("files", ()))
+    except (CheckpointError, ValueError):
+        return ()
+
+
+def _size(path: Path, receipt: Receipt) -> int:
+    """Bytes of a checkpoint: of the file, or of the shards in a folder."""
+    if not path.is_dir():
+        return path.stat().st_size
+    output = receipt.output
+    return sum((path / name).stat().st_size for name in output.get("files", ())[: output.get("shards", 0)])
+
+
 def _receipt(document: Any, output: str) -> Receipt:
     if not isinstance(document, dict):
         raise StrictJsonError("it is no object")
@@ -143,6 +160,9 @@ def _receipt(document: Any, output: str) -> Receipt:
     _check(document, _HEAD, "")
     for name, fields in _PARTS.items():
         _check(document[name], fields, f"{name}/")
+    _check(
+        document["output"], {name: fits for name, fits in _OF_FOLDERS.items() if name in document["output"]}, "output/"
+    )
     for name, fields in _ROWS.items():
         for number, row in enumerate(document[name]):
             _check(row, fields, f"{name}[{number}]/")
@@ -242,6 +262,7 @@ _PARTS: Mapping[str, Mapping[str, _Fits]] = {
     "output": {"format": _text, "bytes": _count},
     "target": {"reference": _text},
 }
+_OF_FOLDERS: Mapping[str, _Fits] = {"files": _texts, "shards": _count}
 _ROWS: Mapping[str, Mapping[str, _Fits]] = {
     "maps": {"path": _text, "sha256": _digest},
     "tensors": {

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from typing import NamedTuple
 
+from ckptdoctor.collector import collector_paused
 from ckptdoctor.danger import danger_of, dangerous
 from ckptdoctor.errors import NoStateDict
 from ckptdoctor.formats import open_checkpoint
@@ -15,6 +16,7 @@ from ckptdoctor.text import listing, plural, printable
 from ckptdoctor.wrappers import SelectionError, place_text, select
 
 
+@collector_paused()
 def read_manifest(path: str | os.PathLike[str], *, selected: str | None = None) -> Manifest:
     """What a checkpoint holds, without reading any tensor and without running anything from the file.
 
@@ -38,6 +40,7 @@ class OpenSource(NamedTuple):
         self.envelope.source.__exit__()
 
 
+@collector_paused()
 def open_source(path: str | os.PathLike[str], *, selected: str | None = None) -> OpenSource:
     """Open a checkpoint for reading its tensors; `selected` as in `read_manifest`."""
     checkpoint = open_checkpoint(path)
@@ -48,6 +51,7 @@ def open_source(path: str | os.PathLike[str], *, selected: str | None = None) ->
         raise
 
 
+@collector_paused()
 def describe(path: str | os.PathLike[str], *, selected: str | None = None) -> tuple[Manifest, tuple[str, ...]]:
     """The manifest of a checkpoint, and facts about what else is in the file."""
     with open_checkpoint(path) as checkpoint:
@@ -81,7 +85,8 @@ def find_weights(checkpoint: Checkpoint, selected: str | None) -> Place:
 
 def _manifest(checkpoint: Checkpoint, selected: str | None) -> Manifest:
     place = find_weights(checkpoint, selected)
-    notes = [f"{printable(key)} is no dense tensor; it is kept as it is" for key in checkpoint.others(place)]
+    notes = list(checkpoint.notes)
+    notes += [f"{printable(key)} is no dense tensor; it is kept as it is" for key in checkpoint.others(place)]
     if harm := dangerous(checkpoint.globals):
         notes.append(f"{checkpoint.path} would call {listing(harm)} if it were unpickled; ckptdoctor never does that")
     origin = Origin(
@@ -90,5 +95,6 @@ def _manifest(checkpoint: Checkpoint, selected: str | None) -> Manifest:
         nbytes=checkpoint.nbytes,
         selected=place_text(place) if place else None,
         notes=tuple(notes),
+        files=len(checkpoint.files),
     )
     return checkpoint.manifest(place).said_of(origin)

@@ -67,6 +67,15 @@ def bytes_text(count: int) -> str:
     raise AssertionError("unreachable")
 
 
+def bytes_of(text: str) -> int | None:
+    """The number of bytes that `5GB`, `1.5 GiB` or `4096` says; None where it says none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kMGTP]?)(i?)B?)", text.strip(), re.IGNORECASE)
+    if match is None:
+        return None
+    power = " kmgtp".index(match[2].lower() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
 def plural(count: int, noun: str) -> str:
     """`1 key`, `2 keys`, `1,024 keys`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

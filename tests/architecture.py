@@ -26,7 +26,7 @@ FACADE = ("__init__", "__main__")
 
 # From the ground up; what stands on one line may not import what stands on the same line.
 FLOORS = """
-errors model text lazy
+errors model text lazy collector
 files strictjson patterns danger ops wrappers pickles
 initialisers
 strided archive keymap receipt
@@ -43,9 +43,10 @@ cli integrations
 """
 FLOOR = {room: number for number, line in enumerate(FLOORS.split("\n")) for room in line.split()}
 
-# Folders of plug-ins: a file in there imports these helpers of its folder, and nothing of another plug-in.
+# Folders of plug-ins: a file in there imports these helpers of its folder, and nothing of another plug-in. "" is the folder's
+# table: a format that is made of others (a folder of shards) finds them there by name.
 PLUGINS = {
-    "formats": {"base", "lookalikes"},
+    "formats": {"", "base", "lookalikes", "moving", "sidecar", "tensors"},
     "targets": {"base", "building"},
     "ops": {"arguments", "base", "filling", "numbers", "shapes", "slicing"},
     "reports.kinds": set[str](),

@@ -12,7 +12,7 @@ from ckptdoctor.files import SourceFile
 _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR64 = struct.Struct("<4sIQI")
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_CENTRAL = struct.Struct("<4s4x2H4x3I3H8xI")  # versions, times and attributes mean nothing here
 _LOCAL = struct.Struct("<4s5H3I2H")
 _MAX32 = 0xFFFFFFFF
 _STORED, _DEFLATED = 0, 8
@@ -46,7 +46,8 @@ class Archive:
         self.folder, slash, _ = first.partition("/")
         if not slash:
             raise ArchiveError("its first entry lies in no folder, so torch.save did not write it")
-        if not all(name.startswith(self.folder + "/") for name in self.entries):
+        top = self.folder + "/"
+        if not all(name.startswith(top) for name in self.entries):
             raise ArchiveError("the entries lie in more than one top folder")
         folded = {name.casefold() for name in self.entries}
         if len(folded) != len(self.entries):
@@ -146,12 +147,12 @@ def _entries(raw: bytes) -> Iterator[Entry]:
         if raw[at : at + 4] != b"PK\x01\x02" or at + _CENTRAL.size > len(raw):
             raise ArchiveError("the directory is damaged")
         fields = _CENTRAL.unpack_from(raw, at)
-        flags, method, crc, packed, size = fields[3], fields[4], fields[7], fields[8], fields[9]
-        name_length, extra_length, comment_length, header = fields[10], fields[11], fields[12], fields[16]
+        _, flags, method, crc, packed, size, name_length, extra_length, comment_length, header = fields
         names_at = at + _CENTRAL.size
         extra_at = names_at + name_length
         at = extra_at + extra_length + comment_length
-        size, packed, header = _wide(raw[extra_at : extra_at + extra_length], size, packed, header)
+        if _MAX32 in (size, packed, header):
+            size, packed, header = _wide(raw[extra_at : extra_at + extra_length], size, packed, header)
         name = _name(raw[names_at:extra_at])
         if flags & 1 or method not in (_STORED, _DEFLATED):
             raise ArchiveError(f"the entry {name} is encrypted or packed in an unusual way")
@@ -179,7 +180,7 @@ def _name(raw: bytes) -> str:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise ArchiveError("an entry whose name is not UTF-8") from None
-    if not name or "\0" in name or ".." in name.split("/") or name.startswith("/"):
+    if not name or name[0] == "/" or "\0" in name or (".." in name and ".." in name.split("/")):
         raise ArchiveError(f"an entry with the name {name!r}")
     return name
 
@@ -190,13 +191,13 @@ def _without_overlap(entries: list[Entry], directory: int) -> list[Entry]:
         raise ArchiveError("the archive is empty")
     ordered = sorted(entries, key=lambda entry: entry.header)
     limits = [entry.header for entry in ordered[1:]] + [directory]
-    limited = {}
+    limited, smallest = {}, _LOCAL.size
     for entry, limit in zip(ordered, limits, strict=True):
-        if entry.header + _LOCAL.size + len(entry.name.encode()) + entry.packed > limit:
+        if entry.header + smallest + len(entry.name.encode()) + entry.packed > limit:
             raise ArchiveError(f"the record {entry.name} reaches into the next one")
         if entry.name in limited:
             raise ArchiveError(f"two entries with the name {entry.name}")
-        limited[entry.name] = entry._replace(limit=limit)
+        limited[entry.name] = Entry(*entry[:-1], limit)
     if ordered[0].header != 0:
         raise ArchiveError("the archive does not begin at the first byte of the file")
     return [limited[entry.name] for entry in entries]

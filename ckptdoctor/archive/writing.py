@@ -5,19 +5,24 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from ckptdoctor.files import OutputFile
+from ckptdoctor.files import PAGE, OutputFile
 
 _MAX32 = 0xFFFFFFFF
 _MAX16 = 0xFFFF
 
 
+Crc: TypeAlias = Callable[[], int]
+"""Says the CRC-32 of a record (0: not recorded); asked at the end, so that it may be taken while other records are written."""
+
+
 class _Written(NamedTuple):
     name: bytes
     header: int
+    end: int
     size: int
-    crc: int
+    crc: Crc
     flags: int
 
 
@@ -32,29 +37,36 @@ class ArchiveWriter:
 
     def record(self, name: str, data: bytes) -> None:
         """Append a small record that is in memory."""
+        crc = zlib.crc32(data)
 
-        def write() -> int:
+        def write() -> Crc:
             self._output.write(data)
-            return zlib.crc32(data)
+            return lambda: crc
 
         self.stream(name, len(data), write)
 
-    def stream(self, name: str, size: int, write: Callable[[], int]) -> None:
-        """Append a record of `size` bytes: `write` writes them to the output and returns their CRC-32 (0: not recorded)."""
+    def stream(self, name: str, size: int, write: Callable[[], Crc], *, like: int | None = None) -> None:
+        """Append a record of `size` bytes, which `write` writes to the output.
+
+        With `like`, its bytes begin at the same place of a page as that offset does, if the alignment allows it.
+        """
         full = f"{self._folder}/{name}".encode()
         header = self._output.position
-        self._output.write(self._local_header(full, header, size))
-        crc = write() if size else 0
+        self._output.write(self._local_header(full, header, size, like))
+        crc = write() if size else _no_crc
+        end = self._output.position
         if size:
-            wide = size >= _MAX32 or header >= _MAX32
-            self._output.write(struct.pack("<4sIQQ" if wide else "<4sIII", b"PK\x07\x08", crc, size, size))
-        self._written.append(_Written(full, header, size, crc, 0x0808 if size else 0x0800))
+            self._output.write(_descriptor(header, size, 0))
+        self._written.append(_Written(full, header, end, size, crc, 0x0808 if size else 0x0800))
 
     def finish(self) -> None:
-        """Append the directory and the end records."""
-        start = self._output.position
+        """Put the CRCs where they belong; append the directory and the end records."""
+        start, directory = self._output.position, bytearray()
         for record in self._written:
-            self._output.write(_central_header(record))
+            if crc := record.crc():
+                self._output.rewrite(record.end, _descriptor(record.header, record.size, crc))
+            directory += _central_header(record, crc)
+        self._output.write(directory)
         end = self._output.position
         count, size = len(self._written), end - start
         self._output.write(
@@ -65,21 +77,33 @@ class ArchiveWriter:
             )
         )
 
-    def _local_header(self, name: bytes, header: int, size: int) -> bytes:
+    def _local_header(self, name: bytes, header: int, size: int, like: int | None) -> bytes:
         flags = 0x0808 if size else 0x0800
         wide = _wide_extra(header, size, packed=0)
         start = header + 30 + len(name) + len(wide) + 4
-        padding = b"Z" * (-start % self._alignment)
+        if like is None or like % self._alignment or self._alignment > PAGE:
+            padding = b"Z" * (-start % self._alignment)
+        else:
+            padding = b"Z" * ((like - start) % PAGE)
         extra = wide + b"FB" + struct.pack("<H", len(padding)) + padding
         return struct.pack("<4s5H3I2H", b"PK\x03\x04", 0, flags, 0, 0, 0, 0, 0, 0, len(name), len(extra)) + name + extra
 
 
-def _central_header(record: _Written) -> bytes:
+def _no_crc() -> int:
+    return 0
+
+
+def _descriptor(header: int, size: int, crc: int) -> bytes:
+    wide = size >= _MAX32 or header >= _MAX32
+    return struct.pack("<4sIQQ" if wide else "<4sIII", b"PK\x07\x08", crc, size, size)
+
+
+def _central_header(record: _Written, crc: int) -> bytes:
     extra = _wide_extra(record.header, record.size, packed=record.size)
     size, header = min(record.size, _MAX32), min(record.header, _MAX32)
     fixed = struct.pack(
         "<4s6H3I5H2I",
-        *(b"PK\x01\x02", 0, 0, record.flags, 0, 0, 0, record.crc, size, size),
+        *(b"PK\x01\x02", 0, 0, record.flags, 0, 0, 0, crc, size, size),
         *(len(record.name), len(extra), 0, 0, 0, 0, header),
     )
     return fixed + record.name + extra

@@ -6,19 +6,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ckptdoctor.files import Observer
+from ckptdoctor.files import Progress, unnoticed
 
 
 @contextmanager
-def byte_progress(total: int | None, what: str, *, wanted: bool = True) -> Iterator[tuple[Observer, ...]]:
-    """Observers to hand to whatever moves bytes; none where there is no terminal. `total` is a guess, in bytes."""
+def byte_progress(total: int | None, what: str, *, wanted: bool = True) -> Iterator[Progress]:
+    """What to hand to whatever moves bytes; it shows nothing where there is no terminal. `total` is a guess, in bytes."""
     if not wanted or not sys.stderr.isatty():
-        yield ()
+        yield unnoticed
         return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
-        yield (lambda chunk: bar.advance(task, len(chunk)),)
+        yield lambda count: bar.advance(task, count)

@@ -25,18 +25,27 @@ from ckptdoctor.config import Config
 from ckptdoctor.errors import UsageError
 from ckptdoctor.execution import execute
 from ckptdoctor.execution.outputs import Fill, check_filled, model_keys
-from ckptdoctor.files import check_output
+from ckptdoctor.formats import writer_for
 from ckptdoctor.formats.base import WriteOptions
 from ckptdoctor.plan import Plan
 from ckptdoctor.policy import evaluate
 from ckptdoctor.receipt import Receipt
 from ckptdoctor.reports.comparison import Comparison
+from ckptdoctor.text import bytes_of
 
 
 class WriteChoices(NamedTuple):
     """What is written, and where."""
 
     out: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT", help="The checkpoint to write.")] = None
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="FORMAT", help="torch, safetensors, sharded (safetensors) or sharded-torch."),
+    ] = None
+    shard_size: Annotated[
+        str | None, typer.Option("--shard-size", metavar="SIZE", help="At most so much in a shard, as 5GB.")
+    ] = None
+    link: Annotated[bool, typer.Option("--link", help="Hard links for shards that stay as they are.")] = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and write nothing.")] = False
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False
     unwrap: Annotated[bool, typer.Option("--unwrap", help="Write the keys without wrapper segments.")] = False
@@ -80,7 +89,7 @@ def remap(
     status 1, and nothing is written.
     """
     check_options(output)
-    _check(write)
+    _check(source, write)
     config = project_config()
     rules = policy_of(policy, config, always=("mismatched", "unexpected"))
     request = Request(source, target, source_options, target_options, maps)
@@ -96,7 +105,7 @@ def remap(
     return 0
 
 
-def _check(write: WriteChoices) -> None:
+def _check(source: str, write: WriteChoices) -> None:
     """Refuse what cannot be done before any work is done."""
     if write.optimizer not in ("keep", "follow", "drop"):
         raise UsageError(f"--optimizer {write.optimizer}: choose from keep, follow, drop")
@@ -104,11 +113,20 @@ def _check(write: WriteChoices) -> None:
         raise UsageError("--source-model says whose optimizer states these are: it goes with --optimizer follow")
     if write.fill not in ("none", "init"):
         raise UsageError(f"--fill {write.fill}: choose from none, init")
+    _bytes("--shard-size", write.shard_size)
     if write.dry_run:
         return
     if write.out is None:
         raise UsageError("remap needs --output", hint="add -o OUT, or --dry-run to see what would be done")
-    check_output(write.out, overwrite=write.overwrite)
+    guess = "sharded" if Path(source).is_dir() else "torch"
+    writer_for(write.out, guess, write.to).destination(write.out, overwrite=write.overwrite)
+
+
+def _bytes(option: str, text: str | None) -> int | None:
+    size = bytes_of(text) if text is not None else None
+    if text is not None and not size:
+        raise UsageError(f"{option} {text}: no number of bytes", hint=f"as in {option} 5GB")
+    return size
 
 
 def _fill(plan: Plan, write: WriteChoices, request: Request, config: Config) -> Fill | None:
@@ -131,16 +149,19 @@ def _written(plan: Plan, out: Path, write: WriteChoices, request: Request, confi
         drop_optimizer=write.optimizer == "drop",
         follow_optimizer=write.optimizer == "follow",
         source_model=source_model(write.source_model, config),
+        shard_size=_bytes("--shard-size", write.shard_size),
+        link=write.link,
     )
     total = plan.source.nbytes if options.drop_optimizer else plan.source.origin.nbytes
-    with byte_progress(total, "writing", wanted=not quiet) as observers:
+    with byte_progress(total, "writing", wanted=not quiet) as progress:
         return execute(
             plan,
             out,
             overwrite=write.overwrite,
             unwrap=write.unwrap,
+            to=write.to,
             again=True,  # refused before the plan was made, or wanted
-            options=options._replace(observers=observers),
+            options=options._replace(progress=progress),
             fill=fill,
             command=sys.argv[1:],
         )

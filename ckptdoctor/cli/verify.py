@@ -33,13 +33,13 @@ def verify(
     """Read a checkpoint again and prove it: checksums, receipt, source, ties, finite values, loading."""
     check_options(output)
     config = project_config()
-    with byte_progress(_guess(out, against), "reading", wanted=not output.quiet) as observers:
+    with byte_progress(_guess(out, against), "reading", wanted=not output.quiet) as progress:
         verification = verify_output(
             out,
             against=against,
             selected=source_options.select,
             strip=_segments(source_options),
-            observers=observers,
+            progress=progress,
             **_target(target, target_options, config),
         )
     publish(verification_page(verification, every_key=output.every_key), output, next_step=_next(verification))

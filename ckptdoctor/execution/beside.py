@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ckptdoctor.errors import CheckpointError, UsageError
-from ckptdoctor.execution.outputs import Fill, computed_bytes, output_tensors
-from ckptdoctor.formats.base import (
-    Beside,
-    Checkpoint,
-    CopyOutput,
-    OptimizerOutput,
-    OutputTensor,
-    StateOutput,
-    WriteOptions,
-    Writer,
-)
+from ckptdoctor.execution.outputs import Fill, computed, output_tensors
+from ckptdoctor.formats.base import Beside, Checkpoint, CopyOutput, OptimizerOutput, StateOutput, WriteOptions, Writer
+from ckptdoctor.formats.tensors import OutputTensor
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.optimizer import (
     Moment,
@@ -46,7 +38,7 @@ class Following(NamedTuple):
 def what_follows(
     plan: Plan,
     source: OpenSource,
-    writer: Writer,
+    writer: Writer[Any],
     options: WriteOptions,
     written: Collection[str],
     *,
@@ -127,7 +119,7 @@ def _computed(graph: Checkpoint, moment: Moment) -> OutputTensor:
         for key, view in moment.views.items()
     }
     step = Step(moment.spec, "computed", moment.expression, moment.spec)
-    return OutputTensor(moment.spec.key, moment.spec, compute=partial(computed_bytes, step, stored, graph))
+    return OutputTensor(moment.spec.key, moment.spec, compute=partial(computed, step, stored, graph))
 
 
 def _copies(graph: Checkpoint, state: NewState) -> dict[str, OutputTensor]:

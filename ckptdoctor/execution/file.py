@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from ckptdoctor.collector import collector_paused
 from ckptdoctor.errors import CorruptCheckpoint, OutputError, PlanError, UsageError
 from ckptdoctor.execution.beside import what_follows
 from ckptdoctor.execution.outputs import Fill, check_filled, output_keys, output_tensors, stored_weights
 from ckptdoctor.execution.provenance import make_receipt
-from ckptdoctor.files import OutputFile, check_output, check_rewritable, replacing, rewrite_text
+from ckptdoctor.files import check_rewritable, rewrite_text
 from ckptdoctor.formats import READERS, writer_for
-from ckptdoctor.formats.base import OutputTensor, WriteOptions, Writer, no_data
+from ckptdoctor.formats.base import WriteOptions, Writer, Written, no_data
+from ckptdoctor.formats.tensors import OutputTensor
 from ckptdoctor.plan import Plan
 from ckptdoctor.receipt import RECEIPT_BEGINS, Receipt, check_not_again, receipt_json, receipt_path
 from ckptdoctor.source import OpenSource, open_source
@@ -29,17 +32,19 @@ def execute(
     overwrite: bool = False,
     unwrap: bool = False,
     again: bool = False,
+    to: str | None = None,
     options: WriteOptions | None = None,
     fill: Fill | None = None,
     command: Sequence[str] = (),
 ) -> Receipt:
     """Write what the plan says to `output`, and a receipt beside it.
 
-    The output has the format that the ending of its name asks for, else the source's; around the weights it has everything
-    the source has, and the wrapper segments of its keys, unless `unwrap`. Mismatched and unexpected tensors are not written;
-    those that stay random are if a map's `init` makes values, or `fill` has them. Raises OutputError; PlanError where `fill`
-    lacks what `init: model` asks for; UsageError where the source is what one of these maps made, unless `again`;
-    CheckpointError where it is not what the plan was made for. Then nothing is left behind and an older output is as it was.
+    The output has the format `to`, else the one that the ending of its name asks for, else the source's; around the weights
+    it has everything the source has, and the wrapper segments of its keys, unless `unwrap`. Mismatched and unexpected tensors
+    are not written; those that stay random are if a map's `init` makes values, or `fill` has them. Raises OutputError;
+    PlanError where `fill` lacks what `init: model` asks for; UsageError where the source is what one of these maps made,
+    unless `again`; CheckpointError where it is not what the plan was made for. Then nothing is left behind and an older
+    output is as it was.
     """
     if not again:
         maps = {key_map.sha256: key_map.path for key_map in plan.maps}
@@ -48,23 +53,26 @@ def execute(
     options = (options or WriteOptions())._replace(
         envelope_edits=tuple(edit for key_map in plan.maps for edit in key_map.envelope)
     )
-    final = check_output(output, overwrite=overwrite)
-    check_rewritable(receipt_path(final), RECEIPT_BEGINS)
     with open_source(plan.source.origin.reference, selected=plan.source.origin.selected) as source:
+        writer = writer_for(output, source.envelope.source.format, to)
+        if not writer.takes_shard_size and (options.shard_size is not None or options.link):
+            raise UsageError(f"{writer.name} is one file: it has no shards to size or link", hint="say --to sharded")
+        final = writer.destination(output, overwrite=overwrite)
+        check_rewritable(receipt_path(final), RECEIPT_BEGINS)
         _check_source(plan, source, final)
-        writer = writer_for(final, source.envelope.source.format)
         names = output_keys(plan, unwrap=unwrap, fill=fill)
         following = what_follows(plan, source, writer, options, names, unwrap=unwrap, fill=fill)
         tensors = output_tensors(plan, source, stored_weights(plan, source), names, fill)
         _check_envelope(options, source, writer)
-        with replacing(final, overwrite=overwrite) as file:
+        with writer.opened(final, overwrite=overwrite) as opened:
             aside = options._replace(beside=following.beside)
-            written = writer.write(file, list(tensors.values()), source.envelope, aside)
+            written = writer.write(opened, list(tensors.values()), source.envelope, aside)
             written.notes += following.notes
-            source.envelope.source.source.check_unchanged()
-            _check_written(file, writer, list(tensors.values()), final)
-            size = file.position
-    described = {"format": writer.name, "bytes": size}
+            source.envelope.source.check_unchanged()
+            _check_written(opened.temporary, writer, written, list(tensors.values()), final)
+    described = {"format": writer.name, "bytes": written.nbytes}
+    if written.files:
+        described |= {"files": list(written.files), "shards": written.shards}
     receipt = make_receipt(plan, final, tensors, written, command, described, fill)
     for suffix, text in written.sidecars.items():
         rewrite_text(final.with_name(final.name + suffix), text)
@@ -85,13 +93,17 @@ def _check_source(plan: Plan, source: OpenSource, final: Path) -> None:
         )
 
 
-def _check_written(file: OutputFile, writer: Writer, tensors: Sequence[OutputTensor], final: Path) -> None:
+@collector_paused()
+def _check_written(
+    path: Path, writer: Writer[Any], written: Written, tensors: Sequence[OutputTensor], final: Path
+) -> None:
     """Open the new file, before it takes its place, as anyone would: it must list exactly what was to be written."""
     wanted = sorted((tensor.key, tensor.spec.shape, tensor.spec.dtype.name) for tensor in tensors)
-    with READERS[writer.name].open(file.temporary) as written:
+    with READERS[writer.name].open(path) as opened:
+        written.check(opened)
         found = [
-            sorted((spec.key, spec.shape, spec.dtype.name) for spec in written.manifest(place).values())
-            for place in written.places
+            sorted((spec.key, spec.shape, spec.dtype.name) for spec in opened.manifest(place).values())
+            for place in opened.places
         ]
     if wanted and wanted not in found:
         raise OutputError(
@@ -101,7 +113,7 @@ def _check_written(file: OutputFile, writer: Writer, tensors: Sequence[OutputTen
         )
 
 
-def _check_envelope(options: WriteOptions, source: OpenSource, writer: Writer) -> None:
+def _check_envelope(options: WriteOptions, source: OpenSource, writer: Writer[Any]) -> None:
     """A map that edits what stands around the weights needs a source and an output that have such a thing."""
     for edit in options.envelope_edits[:1]:
         if not source.envelope.source.has_envelope or not writer.keeps_envelope:

@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.errors import PlanError
-from ckptdoctor.formats.base import Checkpoint, OutputTensor, StoredTensor
+from ckptdoctor.formats.base import Checkpoint
+from ckptdoctor.formats.tensors import OutputTensor, Piece, StoredTensor
 from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.optimizer import spec_of
 from ckptdoctor.plan import Plan, Step, Take, over_firsts
@@ -96,8 +97,9 @@ def output_tensors(
             tensor = tensor._replace(stored=stored[step.expression.key])
         elif step.init is not None or step.expression is not None:
             remarks: list[str] = []
-            values = partial(computed_bytes, step, stored, source.envelope.source, remarks)
-            tensor = tensor._replace(compute=values, remarks=remarks)
+            values = partial(computed, step, stored, source.envelope.source, remarks)
+            near = stored[step.sources[0]].file if step.sources else None
+            tensor = tensor._replace(compute=values, remarks=remarks, near=near)
         tensors[key] = tensor
     return tensors
 
@@ -127,21 +129,21 @@ def _spec(step: Step, stored: Mapping[str, StoredTensor]) -> TensorSpec:
     return spec_of(step.expression, {key: stored[key].spec for key in step.sources})
 
 
-def computed_bytes(
+def computed(
     step: Step, stored: Mapping[str, StoredTensor], checkpoint: Checkpoint, remarks: list[str] | None = None
-) -> memoryview:
+) -> Iterable[Piece]:
     """The values of a step that needs an op, packed and little-endian; `stored` has what its expression names."""
     from ckptdoctor.execution.values import bytes_of, compute, tensor_of
 
     def load(key: str) -> torch.Tensor:
         return tensor_of(checkpoint.values(stored[key]), stored[key].spec)
 
-    return bytes_of(compute(step, load, remarks))
+    return [bytes_of(compute(step, load, remarks))]
 
 
-def _filled(step: Step, fill: Fill | None) -> memoryview:
+def _filled(step: Step, fill: Fill | None) -> Iterable[Piece]:
     """The values of a tensor that would stay random, packed and little-endian."""
     from ckptdoctor.execution.values import bytes_of
 
     assert fill is not None
-    return bytes_of(fill.values[step.target.stored_key])
+    return [bytes_of(fill.values[step.target.stored_key])]

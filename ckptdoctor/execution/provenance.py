@@ -10,7 +10,8 @@ from typing import Any
 
 from ckptdoctor import __version__
 from ckptdoctor.execution.outputs import Fill
-from ckptdoctor.formats.base import OutputTensor, Written
+from ckptdoctor.formats.base import Written
+from ckptdoctor.formats.tensors import OutputTensor
 from ckptdoctor.model import Manifest
 from ckptdoctor.plan import Plan, Step
 from ckptdoctor.receipt import Receipt, TensorReceipt

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-from ckptdoctor.errors import CheckpointNotFound, CorruptCheckpoint, UnknownFormat
+from ckptdoctor.errors import CheckpointNotFound, CorruptCheckpoint, UnknownFormat, UsageError
 from ckptdoctor.formats.base import Checkpoint, Probe, Reader, Writer
 from ckptdoctor.lazy import Table
 
@@ -13,14 +14,18 @@ READERS: Table[Reader] = Table(
     {
         "torch": "ckptdoctor.formats.torch.reader:TorchReader",
         "manifest": "ckptdoctor.formats.manifest:ManifestReader",
-        "safetensors": "ckptdoctor.formats.safetensors:SafetensorsReader",
+        "safetensors": "ckptdoctor.formats.safetensors.reader:SafetensorsReader",
         "torch-legacy": "ckptdoctor.formats.legacy.reader:LegacyReader",
+        "sharded": "ckptdoctor.formats.sharded.reader:ShardedReader",
+        "sharded-torch": "ckptdoctor.formats.sharded.reader:TorchShardsReader",
     }
 )
-WRITERS: Table[Writer] = Table(
+WRITERS: Table[Writer[Any]] = Table(
     {
         "torch": "ckptdoctor.formats.torch.writer:TorchWriter",
-        "safetensors": "ckptdoctor.formats.safetensors:SafetensorsWriter",
+        "safetensors": "ckptdoctor.formats.safetensors.writer:SafetensorsWriter",
+        "sharded": "ckptdoctor.formats.sharded.writer:ShardedWriter",
+        "sharded-torch": "ckptdoctor.formats.sharded.writer:TorchShardsWriter",
     }
 )
 
@@ -45,12 +50,19 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     raise UnknownFormat(
         f"{path} is no checkpoint of a known format ({tried})",
         path=path,
-        hint="checkpoints of torch.save, safetensors files and ckptdoctor manifests are known",
+        hint="checkpoints of torch.save, safetensors files, folders of shards and ckptdoctor manifests are known",
     )
 
 
-def writer_for(path: str | os.PathLike[str], source_format: str) -> Writer:
-    """The writer for an output: by the ending of its name, else the format of the source."""
+def writer_for(path: str | os.PathLike[str], source_format: str, to: str | None = None) -> Writer[Any]:
+    """The writer for an output: the one that is asked for, else by the ending of its name, else the format of the source.
+
+    Raises UsageError for a format that is not known.
+    """
+    if to is not None:
+        if to not in WRITERS:
+            raise UsageError(f"no format {to} to write", hint=f"choose from {', '.join(WRITERS)}")
+        return WRITERS[to]
     suffix = Path(path).suffix.lower()
     by_suffix = next((writer for writer in WRITERS.values() if suffix in writer.suffixes), None)
     return by_suffix or WRITERS[source_format if source_format in WRITERS else "torch"]

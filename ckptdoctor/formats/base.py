@@ -4,15 +4,19 @@ line in the table of `formats/__init__.py`; tests/contracts/test_formats.py then
 
 from __future__ import annotations
 
+import os
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 from ckptdoctor.errors import CheckpointError
-from ckptdoctor.files import CHUNK, Observer, OutputFile, SourceFile
-from ckptdoctor.model import Layout, Manifest, TensorSpec
+from ckptdoctor.files import OutputFile, OutputFolder, Progress, SourceFile, check_output, replacing, unnoticed
+from ckptdoctor.formats.tensors import OutputTensor, StoredTensor, checksum_error
+from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.strided import gather
 
 if TYPE_CHECKING:
@@ -32,59 +36,23 @@ class Probe(NamedTuple):
     head: bytes
 
 
-class StoredTensor(NamedTuple):
-    """A tensor in a file: its spec, the storage that holds it, and how it lies in there.
-
-    Tensors with one `storage` share memory. `start` says at which byte of the file that storage begins, `extent` how many
-    bytes it has; it is a function because finding it may need a read.
-    """
-
-    spec: TensorSpec
-    storage: str
-    start: Callable[[], int]
-    extent: int
-    layout: Layout
-    big_endian: bool = False
-
-
-class OutputTensor(NamedTuple):
-    """A tensor to be written under `key` (as it will stand in the file): copied from the source, or computed.
-
-    `tied_to` is a key of the same output whose memory this one shares; a format that can say so writes that memory once.
-    `remarks` are what computing it has to say (a rounding error), once that is done.
-    """
-
-    key: str
-    spec: TensorSpec
-    stored: StoredTensor | None = None
-    compute: Callable[[], memoryview] | None = None
-    tied_to: str | None = None
-    remarks: Sequence[str] = ()
-
-    def chunks(self, source: Checkpoint) -> Iterator[bytes]:
-        """The values, packed and little-endian."""
-        if self.compute is not None:
-            return pieces(self.compute())
-        if self.stored is None:
-            raise ValueError(f"{self.key} is tied: it has no values of its own")
-        return source.values(self.stored)
-
-
-def pieces(values: memoryview) -> Iterator[bytes]:
-    """The bytes of a tensor in memory, a chunk at a time."""
-    return (bytes(values[at : at + CHUNK]) for at in range(0, len(values), CHUNK))
-
-
 @dataclass(slots=True)
 class Written:
-    """What a writer reports back: sha256 of each tensor's values (where wanted), and what had to be left out.
+    """What a writer reports back: the bytes of the checkpoint, sha256 of each tensor's values (where wanted), what had to be
+    left out.
 
-    `sidecars` are the texts of small files that belong beside the output, by what their names add to its name.
+    `files` are those of a folder, by name: first the weights, of which there are so many as `shards` says. `sidecars` are the
+    texts of small files that belong beside the output, by what their names add to its name.
+    `check` is called with the new file, opened as any other, before it takes its place; it raises OutputError.
     """
 
+    nbytes: int
     digests: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     sidecars: dict[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    shards: int = 1
+    check: Callable[[Checkpoint], None] = lambda _: None
 
 
 class CopyOutput(NamedTuple):
@@ -119,7 +87,7 @@ class Beside(NamedTuple):
 
 
 class WriteOptions(NamedTuple):
-    """How to write: with digests or not, what becomes of the optimizer states and of the envelope, who is shown the bytes.
+    """How to write: with digests or not, what becomes of the optimizer states and of the envelope, who hears of progress.
 
     Optimizer states stay as they are, unless they are dropped or follow the plan; `source_model` then says order and kinds
     of the source's parameters. `execute` fills in `envelope_edits` and `beside`.
@@ -127,11 +95,13 @@ class WriteOptions(NamedTuple):
 
     digests: bool = True
     drop_optimizer: bool = False
-    observers: tuple[Observer, ...] = ()
+    progress: Progress = unnoticed
     envelope_edits: tuple[EnvelopeEdit, ...] = ()
     follow_optimizer: bool = False
     source_model: Manifest | None = None
     beside: Beside = Beside()
+    shard_size: int | None = None
+    link: bool = False
 
 
 class Checkpoint(ABC):
@@ -143,20 +113,24 @@ class Checkpoint(ABC):
     places: Mapping[Place, int]
     metadata: Mapping[str, str]
     globals: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What whoever reads it should know."""
 
-    def __init__(self, source: SourceFile) -> None:
-        self.source = source
+    def __init__(self, path: Path, *files: SourceFile) -> None:
+        self.path = path
+        self.files = files
         self.metadata = {}
+        self._intact: set[tuple[SourceFile, str]] = set()
 
     @property
-    def path(self) -> Path:
-        """The file, as it was given."""
-        return self.source.path
+    def parts(self) -> Sequence[Checkpoint]:
+        """The checkpoints that this one consists of, one a file."""
+        return [self]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the whole checkpoint on disk."""
-        return self.source.size
+        return sum(file.size for file in self.files)
 
     @abstractmethod
     def manifest(self, place: Place) -> Manifest:
@@ -171,8 +145,28 @@ class Checkpoint(ABC):
         raise TypeError(f"{self.format} files hold no pickle")
 
     def values(self, tensor: StoredTensor) -> Iterator[bytes]:
-        """The elements in row-major order, packed, little-endian, a chunk at a time."""
-        return gather(self.source, tensor.start(), tensor.extent, tensor.layout, big_endian=tensor.big_endian)
+        """The elements in row-major order, packed, little-endian, a chunk at a time.
+
+        The checksum of the storage is checked, where one is on record; raises CorruptCheckpoint.
+        """
+        start, memory = tensor.start(), (tensor.file, tensor.storage)
+        chunks = gather(tensor.file, start, tensor.extent, tensor.layout, big_endian=tensor.big_endian)
+        if not tensor.crc or memory in self._intact:
+            return chunks
+        if tensor.fills_storage:
+            return self._checked(chunks, tensor)
+        for _ in self._checked(tensor.file.chunks(start, tensor.extent), tensor):
+            pass
+        return chunks
+
+    def _checked(self, chunks: Iterator[bytes], tensor: StoredTensor) -> Iterator[bytes]:
+        crc = 0
+        for chunk in chunks:
+            crc = zlib.crc32(chunk, crc)
+            yield chunk
+        if crc != tensor.crc:
+            raise checksum_error(tensor.file.path, tensor.storage)
+        self._intact.add((tensor.file, tensor.storage))
 
     def others(self, place: Place) -> list[str]:
         """Keys at a place whose values are no dense tensors (`_extra_state`, sparse tensors, ...)."""
@@ -186,7 +180,13 @@ class Checkpoint(ABC):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.source.close()
+        for file in self.files:
+            file.close()
+
+    def check_unchanged(self) -> None:
+        """Raise CorruptCheckpoint if a file was written to since it was opened."""
+        for file in self.files:
+            file.check_unchanged()
 
 
 class Envelope(NamedTuple):
@@ -210,18 +210,42 @@ class Reader(ABC):
         """Open for reading; raises CheckpointError where the file is damaged."""
 
 
-class Writer(ABC):
-    """Writes one format."""
+Output = TypeVar("Output", OutputFile, OutputFolder)
+
+
+class Writer(ABC, Generic[Output]):
+    """Writes one format. `suffixes` are the endings of names that ask for it."""
 
     name: ClassVar[str]
-    suffixes: ClassVar[tuple[str, ...]]
+    suffixes: ClassVar[tuple[str, ...]] = ()
     keeps_envelope: ClassVar[bool] = False
+    takes_shard_size: ClassVar[bool] = False
+
+    @abstractmethod
+    def destination(self, path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+        """The real path to write to, if it may be written; raises OutputError with the reason if not."""
+
+    @abstractmethod
+    def opened(self, final: Path, *, overwrite: bool) -> AbstractContextManager[Output]:
+        """The output, under a temporary name until the end of the `with`."""
 
     @abstractmethod
     def write(
-        self, output: OutputFile, tensors: Sequence[OutputTensor], origin: Envelope, options: WriteOptions
+        self, output: Output, tensors: Sequence[OutputTensor], origin: Envelope, options: WriteOptions
     ) -> Written:
         """Write the tensors, and what else the source holds around them as far as the format can hold it."""
+
+
+class FileWriter(Writer[OutputFile]):
+    """Writes a format of one file."""
+
+    def destination(self, path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+        """A regular file, or a place for one."""
+        return check_output(path, overwrite=overwrite)
+
+    def opened(self, final: Path, *, overwrite: bool) -> AbstractContextManager[OutputFile]:
+        """A temporary file beside it."""
+        return replacing(final, overwrite=overwrite)
 
 
 def no_data(checkpoint: Checkpoint) -> CheckpointError:
@@ -231,13 +255,3 @@ def no_data(checkpoint: Checkpoint) -> CheckpointError:
         path=checkpoint.path,
         hint="give the checkpoint itself",
     )
-
-
-def sha256_of(chunks: Iterable[bytes]) -> str:
-    """The digest of a tensor's values, as receipts hold it."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
-    return digest.hexdigest()

@@ -7,7 +7,7 @@ import re
 from ckptdoctor.errors import CheckpointError, UnknownFormat, UnsafeCheckpoint
 from ckptdoctor.formats.base import Probe
 from ckptdoctor.pickles.machine import Machine, PickleError
-from ckptdoctor.pickles.parse import HANDLERS
+from ckptdoctor.pickles.parse import HANDLERS, run
 from ckptdoctor.text import listing
 
 _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
@@ -27,7 +27,7 @@ _HTML = (b"<!doctype html", b"<html", b"<?xml", b"<head")
 def lookalike(probe: Probe) -> CheckpointError | None:
     """The error that says what the file is, if it is something well known."""
     if probe.is_folder:
-        return _unknown(probe, "a folder, and folders of shards are not read yet", "give one of the files in it")
+        return _folder(probe)
     if probe.head.lstrip()[:20].lower().startswith(_HTML):
         return _unknown(probe, "a web page, not a checkpoint", "the download needs a login or another address")
     for beginning, what, hint in _BEGINNINGS:
@@ -40,6 +40,18 @@ def lookalike(probe: Probe) -> CheckpointError | None:
     return _pickle(probe)
 
 
+def _folder(probe: Probe) -> UnknownFormat:
+    """What a folder without shards is, by what is in it."""
+    names = {entry.name for entry in probe.path.iterdir()}
+    if ".metadata" in names:
+        return _unknown(probe, "a folder of torch.distributed.checkpoint", "convert it: see dcp_to_torch_save of torch")
+    if "model_index.json" in names:
+        return _unknown(probe, "a pipeline of several models", "give the folder of one of them")
+    files = sorted(name for name in names if name.endswith((".ckpt", ".pt", ".pth", ".bin")))
+    hint = f"give one of the files in it: {listing(files)}" if files else "is it another folder?"
+    return _unknown(probe, "a folder without the weights of a model", hint)
+
+
 def _unknown(probe: Probe, what: str, hint: str) -> UnknownFormat:
     return UnknownFormat(f"{probe.path} is {what}", path=probe.path, hint=hint)
 
@@ -48,7 +60,7 @@ def _pickle(probe: Probe) -> CheckpointError | None:
     """A bare pickle: named with what its beginning says that it would call."""
     machine = Machine(probe.head)
     try:
-        machine.run(0, HANDLERS)
+        run(machine, 0, HANDLERS)
         whole = True
     except PickleError:
         whole = False

@@ -9,7 +9,8 @@ from typing import Any
 
 from ckptdoctor.errors import CorruptCheckpoint
 from ckptdoctor.files import SourceFile
-from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader, StoredTensor, no_data
+from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader, no_data
+from ckptdoctor.formats.tensors import StoredTensor
 from ckptdoctor.model import DTYPES, Manifest, TensorSpec
 from ckptdoctor.strictjson import StrictJsonError, loads
 
@@ -40,7 +41,7 @@ class ManifestCheckpoint(Checkpoint):
     has_data = False
 
     def __init__(self, source: SourceFile, manifest: Manifest) -> None:
-        super().__init__(source)
+        super().__init__(source.path, source)
         self.places = {(): len(manifest)}
         self._manifest = manifest
 

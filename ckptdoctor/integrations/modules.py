@@ -57,7 +57,7 @@ def load_into(
         require(verdict)
         filling, load = Filling(verdict.plan, inner), reader_of(verdict.plan, source)
         filling.run(load)
-        source.envelope.source.source.check_unchanged()
+        source.envelope.source.check_unchanged()
     return verdict
 
 

@@ -14,13 +14,17 @@ from ckptdoctor.pickles.nodes import (
     CallNode,
     DictNode,
     ExtensionNode,
+    FrozenSetNode,
     GlobalNode,
     Node,
     PersistentNode,
     SetNode,
 )
 
-_SHARED = (list, bytearray, DictNode, SetNode, CallNode)
+_SHARED = frozenset({list, bytearray, DictNode, SetNode, FrozenSetNode, CallNode})
+_ONCE = frozenset({tuple, GlobalNode})
+"""Not told apart by identity; but a pair of them is compared once, for graphs that double at every step."""
+_PLAIN = frozenset({str, int, bool, type(None), bytes})
 
 
 def difference(written: Node, source: Node, replace: Sequence[tuple[Node, Node]] = ()) -> str | None:
@@ -28,15 +32,24 @@ def difference(written: Node, source: Node, replace: Sequence[tuple[Node, Node]]
     new_of = {id(old): new for old, new in replace}
     work: list[tuple[Node, Node]] = [(written, source)]
     partner: dict[int, int] = {}
-    back: dict[int, int] = {}
+    taken: set[int] = set()
     compared: set[tuple[int, int]] = set()
     while work:
         ours, theirs = work.pop()
         theirs = new_of.get(id(theirs), theirs)
-        pair = id(ours), id(theirs)
-        if isinstance(theirs, _SHARED) and (back.setdefault(pair[1], pair[0]), partner.setdefault(*pair)) != pair:
-            return "what is shared in one is not in the other"
-        if isinstance(theirs, (tuple, *_SHARED)):
+        kind = type(theirs)
+        if kind in _PLAIN and type(ours) is kind and ours == theirs:
+            continue
+        if kind in _SHARED:
+            known = partner.get(id(theirs))
+            if known == id(ours):
+                continue
+            if known is not None or id(ours) in taken:
+                return "what is shared in one is not in the other"
+            partner[id(theirs)] = id(ours)
+            taken.add(id(ours))
+        elif kind in _ONCE:
+            pair = id(ours), id(theirs)
             if pair in compared:
                 continue
             compared.add(pair)
@@ -49,17 +62,18 @@ def difference(written: Node, source: Node, replace: Sequence[tuple[Node, Node]]
 
 def _parts(node: Node) -> tuple[Any, Sequence[Node]]:
     """What has to be equal as it is, and the nodes below."""
-    if isinstance(node, tuple):
+    kind = type(node)
+    if kind is tuple:
         return "tuple", node
-    if isinstance(node, list):
-        return "list", node
-    if isinstance(node, DictNode):
-        return "dict", [part for pair in node.pairs for part in pair]
-    if isinstance(node, SetNode):
-        return type(node).__name__, node.items
-    if isinstance(node, CallNode):
+    if kind is CallNode:
         return _call_parts(node)
-    if isinstance(node, PersistentNode):
+    if kind is list:
+        return "list", node
+    if kind is DictNode:
+        return "dict", [part for pair in node.pairs for part in pair]
+    if kind is SetNode or kind is FrozenSetNode:
+        return kind.__name__, node.items
+    if kind is PersistentNode:
         return ("persistent", node.textual), (node.pid,)
     return _leaf(node), ()
 
@@ -78,6 +92,8 @@ def _leaf(node: Node) -> Any:
 
 def _call_parts(node: CallNode) -> tuple[Any, Sequence[Node]]:
     how = "obj" if node.how == "inst" else node.how  # two opcodes for one thing
+    if not node.edits:
+        return (how,), (node.function, node.arguments, node.keywords)
     parts = [node.function, node.arguments, node.keywords]
     shape: list[Any] = [how]
     for what, payload in node.edits:

@@ -36,6 +36,7 @@ class TensorGraph:
         self.pickle, self.storages = pickle, storages
         self.views = checked_views(pickle)
         self.nodes = dict(tensor_mappings(pickle.root, self.views))
+        self._listed: dict[Way, Manifest] = {}
 
     @abstractmethod
     def record(self, key: str) -> tuple[int, int, int]:
@@ -52,13 +53,10 @@ class TensorGraph:
 
     def listed(self, place: Way) -> Manifest:
         """The tensors at a place; those that are the same view of one storage are tied. A doubled key is a PickleError."""
-        seen: set[str] = set()
-        for key, _ in mapping_pairs(self.nodes[place]) or []:
-            if isinstance(key, str):
-                if key in seen:
-                    raise PickleError(f"the key {key!r} stands twice in one mapping")
-                seen.add(key)
-        return Manifest(_specs(self.pairs(place)))
+        if place not in self._listed:
+            _check_distinct(mapping_pairs(self.nodes[place]) or [])
+            self._listed[place] = Manifest(_specs(self.pairs(place)))
+        return self._listed[place]
 
     def others(self, place: Way) -> list[str]:
         """Entries of the mapping that are no dense tensors."""
@@ -103,11 +101,9 @@ def checked_views(pickle: Pickle) -> dict[int, TensorView]:
     views = {}
     for call in pickle.calls:
         if (view := view_of(call)) is not None:
-            layout = view.layout
-            if len(layout.shape) > 64 or layout.reach * layout.dtype.bits > view.storage.nbytes * 8:
-                raise PickleError(
-                    f"a tensor of shape {layout.shape[:64]} reaches beyond its storage {view.storage.key}"
-                )
+            storage, layout, _ = view
+            if len(layout.shape) > 64 or layout.reach * layout.dtype.bits > storage.nbytes * 8:
+                raise PickleError(f"a tensor of shape {layout.shape[:64]} reaches beyond its storage {storage.key}")
             views[id(call)] = view
     return views
 
@@ -140,10 +136,19 @@ def _name_of(key: Node) -> str:
     return str(key) if _is_name(key) else f"an entry under a {type(key).__name__}"
 
 
+def _check_distinct(pairs: list[tuple[Node, Node]]) -> None:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if isinstance(key, str):
+            if key in seen:
+                raise PickleError(f"the key {key!r} stands twice in one mapping")
+            seen.add(key)
+
+
 def _specs(pairs: list[tuple[str, TensorView]]) -> Iterator[TensorSpec]:
     first_of: dict[object, str] = {}
-    for key, view in pairs:
-        layout = view.layout
-        first = first_of.setdefault((view.storage.key, layout), key) if layout.nbytes else key
+    for key, (storage, layout, parameter) in pairs:
+        dtype, *where = layout
+        first = first_of.setdefault((storage.key, dtype.name, *where), key) if 0 not in layout.shape else key
         tied_to = None if first == key else first
-        yield TensorSpec(key, layout.shape, layout.dtype, "parameter" if view.parameter else "unknown", tied_to)
+        yield TensorSpec(key, layout.shape, dtype, "parameter" if parameter else "unknown", tied_to)

@@ -1,8 +1,7 @@
-"""The state of a pickle being read, and the loop over its opcodes. What each opcode does stands in values.py and objects.py."""
+"""The state of a pickle being read. What each opcode does to it stands in values.py and objects.py; parse.py has the loop."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -18,7 +17,7 @@ class PickleError(ValueError):
 class Machine:
     """The state of a run: the stack since the last mark, the stacks below it, the memo."""
 
-    __slots__ = ("calls", "data", "globals", "marks", "memo", "opcode_at", "persistent", "protocol", "running", "stack")
+    __slots__ = ("calls", "data", "globals", "marks", "memo", "persistent", "protocol", "running", "stack")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -29,35 +28,15 @@ class Machine:
         self.calls: list[CallNode] = []
         self.persistent: list[PersistentNode] = []
         self.protocol = 0
-        self.opcode_at = 0
         self.running = True
 
-    def run(self, position: int, table: list[Handler]) -> int:
-        """Run to STOP; returns the position behind it."""
-        data = self.data
-        try:
-            for _ in range(MAX_OPCODES):
-                self.opcode_at = position
-                position = table[data[position]](self, position + 1)
-                if not self.running:
-                    return position
-        except (IndexError, KeyError, struct.error, ValueError, OverflowError) as error:
-            raise PickleError(self._complaint(error)) from None
-        raise PickleError(f"the pickle has more than {MAX_OPCODES:,} opcodes")
-
-    def _complaint(self, error: Exception) -> str:
-        at = self.opcode_at
+    def complaint(self, error: Exception, at: int) -> str:
+        """What to say of an error in the opcode at this position."""
         if at >= len(self.data):
             return f"the pickle ends early, at byte {at:,}"
         if isinstance(error, PickleError):
             return f"{error} (byte {at:,})"
         return f"malformed pickle at byte {at:,} (opcode 0x{self.data[at]:02x})"
-
-    def take(self, start: int, count: int) -> bytes:
-        """The next `count` bytes, all of them."""
-        if count < 0 or start + count > len(self.data):
-            raise PickleError("the pickle ends early")
-        return self.data[start : start + count]
 
     def line(self, start: int) -> tuple[bytes, int]:
         """The text up to the next newline, and the position behind it."""

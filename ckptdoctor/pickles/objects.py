@@ -34,14 +34,27 @@ def from_mark(make: Callable[[list[Node]], Node]) -> Handler:
     return push
 
 
-def small_tuple(count: int) -> Handler:
-    def push(m: Machine, at: int) -> int:
-        if len(m.stack) < count:
-            fail("the stack is too short")
-        m.stack[-count:] = [tuple(m.stack[-count:])]
-        return at
+def tuple_from_mark(m: Machine, at: int) -> int:
+    items = tuple(m.since_mark())
+    m.stack.append(items)
+    return at
 
-    return push
+
+def tuple1(m: Machine, at: int) -> int:
+    m.stack[-1] = (m.stack[-1],)
+    return at
+
+
+def tuple2(m: Machine, at: int) -> int:
+    last = m.stack.pop()
+    m.stack[-1] = (m.stack[-1], last)
+    return at
+
+
+def tuple3(m: Machine, at: int) -> int:
+    last, middle = m.stack.pop(), m.stack.pop()
+    m.stack[-1] = (m.stack[-1], middle, last)
+    return at
 
 
 def pairs_of(items: list[Node]) -> list[tuple[Node, Node]]:
@@ -140,10 +153,12 @@ def extension(layout: str) -> Handler:
 
 
 def reduce(m: Machine, at: int) -> int:
-    arguments = m.stack.pop()
+    stack = m.stack
+    arguments = stack.pop()
     if not isinstance(arguments, tuple):
         fail("a call whose arguments are no tuple")
-    m.stack[-1] = m.call(CallNode("reduce", m.stack[-1], arguments))
+    call = stack[-1] = CallNode("reduce", stack[-1], arguments)
+    m.calls.append(call)
     return at
 
 
@@ -193,6 +208,7 @@ def persid(m: Machine, at: int) -> int:
 
 
 def binpersid(m: Machine, at: int) -> int:
-    m.stack[-1] = PersistentNode(m.stack[-1])
-    m.persistent.append(m.stack[-1])
+    stack = m.stack
+    reference = stack[-1] = PersistentNode(stack[-1])
+    m.persistent.append(reference)
     return at

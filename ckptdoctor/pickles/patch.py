@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ckptdoctor.pickles.emit import text_opcode
 from ckptdoctor.pickles.machine import Handler, Machine
 from ckptdoctor.pickles.nodes import Node
-from ckptdoctor.pickles.parse import HANDLERS
+from ckptdoctor.pickles.parse import HANDLERS, run
 
 
 class Text(str):
@@ -23,6 +23,7 @@ class Text(str):
     put it in two places (DUP), so that these cannot be changed for one of them.
     """
 
+    __slots__ = ("copied", "end", "origin", "start")
     start: int
     end: int
     origin: Text | None
@@ -49,7 +50,7 @@ class _TrackingMachine(Machine):
 def track(data: bytes) -> Tracked:
     """Parse one pickle; raises PickleError as `parse` does."""
     machine = _TrackingMachine(data)
-    machine.run(0, _HANDLERS)
+    run(machine, 0, _HANDLERS)
     return Tracked(machine.stack[0], machine.fetches, machine.frames)
 
 
@@ -77,9 +78,9 @@ def _changed(data: bytes, changes: dict[int, tuple[int, bytes]]) -> bytes:
     return b"".join([*parts, data[at:]])
 
 
-def _tracked_text(m: _TrackingMachine, end: int, origin: Text | None) -> None:
+def _tracked_text(m: _TrackingMachine, start: int, end: int, origin: Text | None) -> None:
     text = Text(m.stack[-1])
-    text.start, text.end, text.origin, text.copied = m.opcode_at, end, origin, False
+    text.start, text.end, text.origin, text.copied = start, end, origin, False
     m.stack[-1] = text
     if origin is not None:
         m.fetches.append(text)
@@ -91,8 +92,8 @@ def _tracking(handler: Handler) -> Handler:
     def handle(m: Machine, at: int) -> int:
         end = handler(m, at)
         value = m.stack[-1]
-        if isinstance(m, _TrackingMachine) and isinstance(value, str):
-            _tracked_text(m, end, value.origin or value if isinstance(value, Text) else None)
+        if isinstance(value, str) and isinstance(m, _TrackingMachine):
+            _tracked_text(m, at - 1, end, value.origin or value if isinstance(value, Text) else None)
         return end
 
     return handle
@@ -101,7 +102,7 @@ def _tracking(handler: Handler) -> Handler:
 def _framing(handler: Handler) -> Handler:
     def handle(m: Machine, at: int) -> int:
         if isinstance(m, _TrackingMachine):
-            m.frames.append(m.opcode_at)
+            m.frames.append(at - 1)
         return handler(m, at)
 
     return handle

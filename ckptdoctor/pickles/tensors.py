@@ -36,6 +36,7 @@ _OPAQUE_STORAGES = {
 }
 """Storages of quantized tensors, which are not read: bytes of one element."""
 _DTYPE_STORAGES = {dtype: name for name, dtype in _STORAGE_DTYPES.items()}
+_TOO_LARGE = 1 << 63
 _PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 
 
@@ -68,9 +69,10 @@ def view_of(node: Node) -> TensorView | None:
     if type(node) is not CallNode or type(node.function) is not GlobalNode:
         return None
     function, arguments = node.function, node.arguments
-    if function.module == "torch._tensor" and function.name == "_rebuild_from_type_v2":
-        return _attributed_view(arguments)
-    if function.module == "torch._utils" and function.name in _PARAMETERS:
+    if function.module != "torch._utils":
+        attributed = function.module == "torch._tensor" and function.name == "_rebuild_from_type_v2"
+        return _attributed_view(arguments) if attributed else None
+    if function.name in _PARAMETERS:
         inner = arguments[0] if arguments else None
         view = _dense_view(inner.function, inner.arguments) if type(inner) is CallNode else None
         return None if view is None else view._replace(parameter=True)
@@ -102,7 +104,7 @@ def storage_of(node: Node) -> StorageNode | None:
     if type(kind) is not GlobalNode or key is None:
         raise PickleError("a storage without a type or a key")
     count = _count(numel, "size of a storage")
-    if kind.module == "torch" and kind.name in _OPAQUE_STORAGES:
+    if kind.name in _OPAQUE_STORAGES and kind.module == "torch":
         return StorageNode(key, None, count * _OPAQUE_STORAGES[kind.name])
     return StorageNode(key, _storage_dtype(kind), count)
 
@@ -158,11 +160,14 @@ def _sizes(node: Node, what: str) -> tuple[int, ...]:
         node = node.arguments[0]
     if not isinstance(node, tuple | list):
         raise PickleError(f"a tensor whose {what} is no tuple")
-    return tuple(_count(size, what) for size in node)
+    for size in node:
+        if type(size) is not int or not 0 <= size < _TOO_LARGE:
+            raise PickleError(f"a {what} that is no count")
+    return tuple(node)
 
 
 def _count(value: Node, what: str) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 63:
+    if type(value) is not int or not 0 <= value < _TOO_LARGE:
         raise PickleError(f"a {what} that is no count")
     return value
 
@@ -173,6 +178,6 @@ def _flag(metadata: Node, name: str) -> bool:
 
 
 def _word(node: Node) -> str | None:
-    if isinstance(node, bytes):
-        return node.decode("utf-8", "replace")
-    return node if isinstance(node, str) else None
+    if isinstance(node, str):
+        return node
+    return node.decode("utf-8", "replace") if isinstance(node, bytes) else None

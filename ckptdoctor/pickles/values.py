@@ -38,8 +38,11 @@ def counted(layout: str, make: Callable[[bytes], Any]) -> Handler:
     unpack, size = struct.Struct(layout).unpack_from, struct.calcsize(layout)
 
     def push(m: Machine, at: int) -> int:
-        end: int = at + size + unpack(m.data, at)[0]
-        m.stack.append(make(m.take(at + size, end - at - size)))
+        start = at + size
+        end: int = start + unpack(m.data, at)[0]
+        if not start <= end <= len(m.data):
+            fail("the pickle ends early")
+        m.stack.append(make(m.data[start:end]))
         return end
 
     return push
@@ -110,14 +113,12 @@ def get_byte(m: Machine, at: int) -> int:
     return at + 1
 
 
-def put(layout: str) -> Handler:
-    unpack, size = struct.Struct(layout).unpack_from, struct.calcsize(layout)
+_word = struct.Struct("<I").unpack_from
 
-    def put(m: Machine, at: int) -> int:
-        m.memo[unpack(m.data, at)[0]] = m.stack[-1]
-        return at + size
 
-    return put
+def put_word(m: Machine, at: int) -> int:
+    m.memo[_word(m.data, at)[0]] = m.stack[-1]
+    return at + 4
 
 
 def get(layout: str) -> Handler:

@@ -75,7 +75,8 @@ def _data(comparison: Comparison) -> dict[str, Any]:
 
 
 def _title(manifest: Manifest) -> str:
-    return f"{manifest.origin.reference} ({plural(len(manifest), 'tensor')})"
+    files = f" in {manifest.origin.files:,} files" if manifest.origin.files > 1 else ""
+    return f"{manifest.origin.reference} ({plural(len(manifest), 'tensor')}{files})"
 
 
 def _facts(plan: Plan) -> Iterable[str]:

@@ -36,8 +36,9 @@ class Inspection(NamedTuple):
 def inspection_page(inspection: Inspection) -> Page:
     """The page of a checkpoint or a target."""
     manifest = inspection.manifest
+    files = f", {manifest.origin.files:,} files" if manifest.origin.files > 1 else ""
     return Page(
-        title=f"{manifest.origin.reference} ({manifest.origin.kind})",
+        title=f"{manifest.origin.reference} ({manifest.origin.kind}{files})",
         facts=(*_facts(manifest), *inspection.facts),
         tables=(_table(manifest, inspection.every_key),),
         sentence=_sentence(manifest),

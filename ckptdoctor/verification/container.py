@@ -24,27 +24,29 @@ if TYPE_CHECKING:
 def container(evidence: Evidence) -> Check:
     """Every CRC that is recorded matches."""
     side = evidence.output
-    archive = _archive(side.opened.envelope.source)
-    if archive is None:
+    archives = _archives(side.opened.envelope.source)
+    if not archives:
         text = f"all parts are where they should be; {side.format} records no checksums"
         return Check("container", "passed", text, checked=len(side.manifest))
-    entries = list(archive.entries.values())
-    recorded = [entry for entry in entries if entry.crc]
-    wrong = [entry.name.partition("/")[2] for entry in recorded if not _intact(archive, entry, side)]
-    unrecorded = sum(1 for entry in entries if not entry.crc and entry.size)
+    entries = [(archive, entry) for archive in archives for entry in archive.entries.values()]
+    recorded = [(archive, entry) for archive, entry in entries if entry.crc]
+    wrong = [(archive, entry) for archive, entry in recorded if not _intact(archive, entry, side)]
+    unrecorded = sum(1 for _, entry in entries if not entry.crc and entry.size)
     notes = [f"{plural(unrecorded, 'record')} without a recorded CRC"] if unrecorded else []
     if wrong:
         problems = tuple(_problems(wrong, side))
-        text = f"{len(wrong):,} of {plural(len(recorded), 'CRC')} do not match: {listing(wrong)}"
+        names = [problem.key for problem in problems]
+        text = f"{len(wrong):,} of {plural(len(recorded), 'CRC')} do not match: {listing(names)}"
         return Check("container", "failed", text, problems, len(entries), "records", tuple(notes))
     text = f"{plural(len(entries), 'record')}, {plural(len(recorded), 'CRC')} match"
     return Check("container", "passed", "; ".join([text, *notes]), (), len(entries), "records")
 
 
-def _archive(checkpoint: Checkpoint) -> Archive | None:
+def _archives(checkpoint: Checkpoint) -> list[Archive]:
+    """The zip files that a checkpoint consists of."""
     from ckptdoctor.formats.torch.reader import TorchCheckpoint
 
-    return checkpoint.archive if isinstance(checkpoint, TorchCheckpoint) else None
+    return [part.archive for part in checkpoint.parts if isinstance(part, TorchCheckpoint)]
 
 
 def _intact(archive: Archive, entry: Entry, side: Side) -> bool:
@@ -59,16 +61,19 @@ def _intact(archive: Archive, entry: Entry, side: Side) -> bool:
     crc = 0
     for chunk in archive.source.chunks(start, entry.size):
         crc = zlib.crc32(chunk, crc)
-        for observe in side.observers:
-            observe(chunk)
+        side.progress(len(chunk))
     return crc == entry.crc
 
 
-def _problems(records: Sequence[str], side: Side) -> Iterator[Problem]:
+def _problems(wrong: Sequence[tuple[Archive, Entry]], side: Side) -> Iterator[Problem]:
     """The damaged records, each with the tensors that lie in it."""
-    held: dict[str, list[str]] = {}
+    held: dict[tuple[object, str], list[str]] = {}
     for key in side.manifest:
-        held.setdefault(f"data/{side.memory(key)}", []).append(key)
-    for record in records:
-        holds = listing(held.get(record, ())) or "nothing of the weights"
-        yield Problem(record, f"does not match its CRC; it holds {holds}")
+        file, storage = side.memory(key)
+        held.setdefault((file, f"data/{storage}"), []).append(key)
+    several = len(side.opened.envelope.source.files) > 1
+    for archive, entry in wrong:
+        record = entry.name.partition("/")[2]
+        holds = listing(held.get((archive.source, record), ())) or "nothing of the weights"
+        name = f"{archive.source.path.name}: {record}" if several else record
+        yield Problem(name, f"does not match its CRC; it holds {holds}")

@@ -10,13 +10,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.errors import CkptDoctorError, NoStateDict, UsageError
-from ckptdoctor.files import Observer
-from ckptdoctor.formats.base import Checkpoint, StoredTensor, no_data, sha256_of
+from ckptdoctor.files import Progress, SourceFile, unnoticed
+from ckptdoctor.formats.base import no_data
+from ckptdoctor.formats.tensors import StoredTensor, sha256_of
 from ckptdoctor.model import Manifest
 from ckptdoctor.receipt import Receipt, find_receipt, read_receipt, receipt_path
 from ckptdoctor.source import OpenSource, open_source
@@ -44,7 +45,7 @@ class Side:
 
     opened: OpenSource
     manifest: Manifest
-    observers: Sequence[Observer] = ()
+    progress: Progress = unnoticed
     as_it_lies: bool = False
     """Whether values come without a look at the checksums, which would raise: they are a check of their own."""
 
@@ -58,19 +59,17 @@ class Side:
         """The name of the format."""
         return self.opened.envelope.source.format
 
-    def memory(self, key: str) -> str:
-        """The storage that holds a tensor; equal names, shared memory."""
-        return self.stored[self.manifest[key].stored_key].storage
+    def memory(self, key: str) -> tuple[SourceFile, str]:
+        """The storage that holds a tensor, and the file it is in; equal ones, shared memory."""
+        stored = self.stored[self.manifest[key].stored_key]
+        return stored.file, stored.storage
 
     def chunks(self, key: str) -> Iterator[bytes]:
         """The values, packed and little-endian, a chunk at a time."""
         checkpoint = self.opened.envelope.source
-        values = (
-            partial(Checkpoint.values, checkpoint) if self.as_it_lies and self.format == "torch" else checkpoint.values
-        )
-        for chunk in values(self.stored[self.manifest[key].stored_key]):
-            for observe in self.observers:
-                observe(chunk)
+        stored = self.stored[self.manifest[key].stored_key]
+        for chunk in checkpoint.values(stored._replace(crc=0) if self.as_it_lies else stored):
+            self.progress(len(chunk))
             yield chunk
 
     def digest(self, key: str) -> str:
@@ -147,7 +146,7 @@ def gather(
     output: str | os.PathLike[str],
     against: str | os.PathLike[str] | None,
     selected: str | None,
-    see: Sequence[Observer],
+    see: Progress,
 ) -> Iterator[Evidence]:
     """Open the output, its receipt and its source; raises CheckpointError for the output and for `against`."""
     receipt, error = _receipt(output)
@@ -186,7 +185,7 @@ def _open(path: Path, selected: str | None, recorded: str | None) -> OpenSource:
     return opened
 
 
-def _named_source(evidence: Evidence, against: Path, see: Sequence[Observer]) -> Side | str:
+def _named_source(evidence: Evidence, against: Path, see: Progress) -> Side | str:
     if evidence.receipt is None and evidence.receipt_error is None:
         raise UsageError(
             f"there is no {receipt_path(evidence.path)}, and nothing else says which tensor came of which of {against}",
@@ -199,7 +198,7 @@ def _named_source(evidence: Evidence, against: Path, see: Sequence[Observer]) ->
     return side
 
 
-def _recorded_source(evidence: Evidence, see: Sequence[Observer]) -> Side | str:
+def _recorded_source(evidence: Evidence, see: Progress) -> Side | str:
     """The source that the receipt names, if it is still the file it was then; else why not."""
     if evidence.receipt is None:
         return "no receipt names it"
@@ -217,7 +216,7 @@ def _recorded_source(evidence: Evidence, see: Sequence[Observer]) -> Side | str:
     return side
 
 
-def _source(evidence: Evidence, path: Path, see: Sequence[Observer]) -> Side:
+def _source(evidence: Evidence, path: Path, see: Progress) -> Side:
     """A checkpoint, with its keys as the receipt speaks of them."""
     recorded = evidence.receipt.source if evidence.receipt is not None else {}
     opened = _open(path, None, recorded.get("selected"))
@@ -232,4 +231,4 @@ def check_unchanged(evidence: Evidence) -> None:
     """Raise CorruptCheckpoint if a file was written to while it was read."""
     for side in (evidence.output, evidence.source):
         if side is not None:
-            side.opened.envelope.source.source.check_unchanged()
+            side.opened.envelope.source.check_unchanged()

@@ -19,6 +19,8 @@ from ckptdoctor.verification.types import Problem
 if TYPE_CHECKING:
     from torch import nn
 
+    from ckptdoctor.formats.base import Checkpoint, Place
+
 
 class Outcome(NamedTuple):
     """What was called and took the tensors, or what it refused; or, in `note`, why it was not called."""
@@ -60,11 +62,18 @@ def _is_about_how(message: str) -> bool:
 
 def _read(side: Side) -> Mapping[Any, Any]:
     """The mapping at the place of the weights, as torch or safetensors reads it."""
+    checkpoint, place = side.opened.envelope
+    parts = checkpoint.parts
+    if parts[0].format == "safetensors":
+        return _read_safetensors(side)
+    if len(parts) == 1:
+        return _read_torch(parts[0], place)
+    return {key: value for part in parts for key, value in _read_torch(part, place).items()}
+
+
+def _read_torch(checkpoint: Checkpoint, place: Place) -> Mapping[Any, Any]:
     import torch
 
-    checkpoint, place = side.opened.envelope
-    if checkpoint.format == "safetensors":
-        return _read_safetensors(side)
     found = torch.load(checkpoint.path, map_location="cpu", weights_only=True, mmap=checkpoint.format == "torch")
     for name in place:
         found = found[name] if isinstance(found, Mapping) and name in found else found[int(name)]
@@ -79,7 +88,8 @@ def _read_safetensors(side: Side) -> Mapping[str, Any]:
         return {key: tensor_of(side.chunks(key), spec) for key, spec in side.manifest.items()}
     from safetensors.torch import load_file
 
-    tensors = load_file(side.opened.envelope.source.path)
+    parts = side.opened.envelope.source.parts
+    tensors = {key: tensor for part in parts for key, tensor in load_file(part.path).items()}
     return {key: tensors[spec.tied_to or key] for key, spec in side.manifest.items()}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptdoctor.files import Observer
+from ckptdoctor.files import Progress, unnoticed
 from ckptdoctor.model import Manifest
 from ckptdoctor.verification.container import container
 from ckptdoctor.verification.evidence import Evidence, check_unchanged, gather
@@ -42,19 +42,19 @@ def verify(
     target_config: str | os.PathLike[str] | None = None,
     target_arguments: Mapping[str, Any] | None = None,
     search_path: Path | None = None,
-    observers: Sequence[Observer] = (),
+    progress: Progress = unnoticed,
 ) -> Verification:
     """Read a checkpoint again and compare it with its receipt, with the source that this names, and with a target.
 
     `against` names the source where it has moved. `selected` is the place of the weights in the output and `strip` its wrapper
     segments; left out, they are found. `target`, `target_config`, `target_arguments` and `search_path` are as for
     `resolve_target`; with a manifest as target, and with a file, only the lists are compared, a model is loaded as well.
-    `observers` are shown every chunk of bytes that is read.
+    `progress` is told how many bytes were read.
 
     What is wrong is in the result; what cannot be done is raised: CheckpointError for an output (or `against`) that is no
     sound checkpoint, UsageError for `against` without a receipt, and what `resolve_target` raises.
     """
-    with gather(output, against, selected, observers) as evidence:
+    with gather(output, against, selected, progress) as evidence:
         evidence.strip = strip
         if target is not None or target_config is not None:
             evidence.target, evidence.module = _built(target, target_config, target_arguments, search_path)

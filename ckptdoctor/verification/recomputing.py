@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.errors import CkptDoctorError
-from ckptdoctor.formats.base import pieces, sha256_of
+from ckptdoctor.formats.tensors import chunks_of, sha256_of
 from ckptdoctor.model import DTYPES, Manifest, TensorSpec
 from ckptdoctor.receipt import Receipt, TensorReceipt
 from ckptdoctor.text import printable
@@ -98,7 +98,7 @@ def _compared(evidence: Evidence, source: Side, plan: Plan, rows: Sequence[Tenso
         if step is None or step.ops != row.ops:
             return Recomputed(why_not=f"the maps make {printable(row.target)} in another way today")
         try:
-            digest = sha256_of(pieces(bytes_of(compute(step, load))))
+            digest = sha256_of(chunks_of([bytes_of(compute(step, load))]))
         except CkptDoctorError as error:
             problems.append(Problem(row.key, f"cannot be computed from it: {error.message}"))
             continue

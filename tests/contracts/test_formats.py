@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 
 from ckptdoctor import execute, load_map, make_plan, read_manifest
 from ckptdoctor.errors import CheckpointError, CkptDoctorError, CorruptCheckpoint
-from ckptdoctor.files import replacing
 from ckptdoctor.formats import READERS, WRITERS, open_checkpoint, writer_for
-from ckptdoctor.formats.base import Checkpoint, Envelope, OutputTensor, Place, Probe, WriteOptions
+from ckptdoctor.formats.base import Checkpoint, Envelope, Place, Probe, WriteOptions
 from ckptdoctor.formats.manifest import manifest_json
+from ckptdoctor.formats.tensors import OutputTensor
 from ckptdoctor.keymap import KeyMap
 from ckptdoctor.model import DTYPES, Manifest, TensorSpec
 from ckptdoctor.source import describe
@@ -334,7 +334,7 @@ def outputs(checkpoint: Checkpoint, place: Place) -> list[OutputTensor]:
         for key, tensor in stored.items()
     ]
     computed = b"".join(checkpoint.values(stored["computed"]))
-    return [OutputTensor(t.key, t.spec, compute=lambda: computed) if t.key == "computed" else t for t in tensors]
+    return [OutputTensor(t.key, t.spec, compute=lambda: [computed]) if t.key == "computed" else t for t in tensors]
 
 
 def source_tensors() -> dict[str, Any]:
@@ -355,9 +355,30 @@ def write_source(name: str, folder: Path) -> tuple[Path, Place]:
             del tensors[key]
         safetensors.save_file(tensors, folder / "source.safetensors", metadata={"format": "pt", "note": "x", **ties})
         return folder / "source.safetensors", ()
+    if name.startswith("sharded"):
+        return write_shards(name, folder / f"source.{name}"), ()
     checkpoint = b.lightning_like(source_tensors())
     torch.save(checkpoint, folder / "source.ckpt", _use_new_zipfile_serialization=name != "torch-legacy")
     return folder / "source.ckpt", ("state_dict",)
+
+
+def write_shards(name: str, folder: Path) -> Path:
+    """Two shards with their index; what is tied lies in the first."""
+    folder.mkdir()
+    tensors, ties = source_tensors(), dict.fromkeys(("tied", "tied again"), "weight")
+    first = {key: tensors.pop(key) for key in [*list(tensors)[:20], "weight", *ties] if key in tensors}
+    stem, suffix = ("model", ".safetensors") if name == "sharded" else ("pytorch_model", ".bin")
+    weight_map = {}
+    for number, part in enumerate((first, tensors), 1):
+        path = folder / f"{stem}-{number:05d}-of-00002{suffix}"
+        if name == "sharded":
+            part = {key: tensor for key, tensor in part.items() if key not in ties}
+            safetensors.save_file(part, path, metadata={"format": "pt", **(ties if number == 1 else {})})
+        else:
+            torch.save(part, path)
+        weight_map |= dict.fromkeys(part, path.name)
+    (folder / f"{stem}{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder
 
 
 SOURCES = [name for name in READERS if name != "manifest"]
@@ -371,8 +392,8 @@ def without_order(manifest: Manifest) -> set[TensorSpec]:
 @pytest.mark.parametrize("writer", WRITERS)
 def test_what_a_writer_writes_its_reader_reads(tmp_path, writer, source):
     path, place = write_source(source, tmp_path)
-    out = tmp_path / f"out{WRITERS[writer].suffixes[0]}"
-    with open_checkpoint(path) as checkpoint, replacing(out, overwrite=False) as file:
+    out = tmp_path / "out"
+    with open_checkpoint(path) as checkpoint, WRITERS[writer].opened(out, overwrite=False) as file:
         wanted, bytes_wanted = checkpoint.manifest(place), values(checkpoint, place)
         tensors = outputs(checkpoint, place)
         written = WRITERS[writer].write(file, tensors, Envelope(checkpoint, place), WriteOptions())
@@ -390,14 +411,15 @@ def test_what_a_writer_writes_its_reader_reads(tmp_path, writer, source):
 def test_every_byte_is_shown_and_digests_can_be_left_out(tmp_path, writer, source):
     path, place = write_source(source, tmp_path)
     shown = []
-    options = WriteOptions(digests=False, observers=(lambda chunk: shown.append(len(chunk)),))
-    with open_checkpoint(path) as checkpoint, replacing(tmp_path / "plain", overwrite=False) as file:
+    options = WriteOptions(digests=False, progress=shown.append)
+    opened = WRITERS[writer].opened
+    with open_checkpoint(path) as checkpoint, opened(tmp_path / "plain", overwrite=False) as file:
         tensors = outputs(checkpoint, place)
         written = WRITERS[writer].write(file, tensors, Envelope(checkpoint, place), options)
         size = sum(tensor.spec.nbytes for tensor in tensors if tensor.tied_to is None)
     assert written.digests == {}
     assert sum(shown) >= size
-    with open_checkpoint(path) as checkpoint, replacing(tmp_path / "digested", overwrite=False) as file:
+    with open_checkpoint(path) as checkpoint, opened(tmp_path / "digested", overwrite=False) as file:
         WRITERS[writer].write(file, outputs(checkpoint, place), Envelope(checkpoint, place), WriteOptions())
     with READERS[writer].open(tmp_path / "plain") as plain, READERS[writer].open(tmp_path / "digested") as digested:
         there = place if place in plain.places else ()
@@ -407,8 +429,10 @@ def test_every_byte_is_shown_and_digests_can_be_left_out(tmp_path, writer, sourc
 def test_exactly_one_reader_takes_each_file(tmp_path):
     for source in SOURCES:
         path, _ = write_source(source, tmp_path)
-        with path.open("rb") as file:
-            probe = Probe(path, False, path.stat().st_size, file.read(4096))
+        probe = Probe(path, True, 0, b"")
+        if path.is_file():
+            with path.open("rb") as file:
+                probe = Probe(path, False, path.stat().st_size, file.read(4096))
         refusals = {name: reader.refusal(probe) for name, reader in READERS.items()}
         assert [name for name, refusal in refusals.items() if refusal is None] == [source]
         assert all(refusal != "" for refusal in refusals.values())
@@ -429,6 +453,9 @@ def test_the_writer_is_chosen_by_the_name_then_by_the_source():
     assert writer_for("x", "safetensors").name == "safetensors"
     assert writer_for("x.v2", "torch").name == "torch"
     assert writer_for("x", "manifest").name == "torch"
+    assert writer_for("x", "sharded").name == "sharded"
+    assert writer_for("x.pt", "sharded").name == "torch"
+    assert writer_for("x.pt", "torch", to="sharded").name == "sharded"
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -436,13 +463,20 @@ def test_no_descriptor_stays_open(tmp_path, name):
     import os
 
     path, _ = write_source(name, tmp_path)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    read_manifest(path)
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    if path.is_dir():
+        next(path.glob("*-00002-*")).write_bytes(b"damaged")
+        with pytest.raises(CheckpointError):
+            read_manifest(path)
+        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+        return
     data = path.read_bytes()
     damaged = [data[: len(data) // 2], data[:100] + b"\xff" + data[101:], data + b"x", data[:9]]
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for number, content in enumerate(damaged):
         with pytest.raises(CheckpointError):
             read_manifest(b.written(tmp_path / f"bad{number}", content))
-    read_manifest(path)
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
@@ -566,13 +600,13 @@ def test_a_source_that_changes_while_it_is_copied_is_noticed(tmp_path):
     path, _ = write_source("torch", tmp_path)
     plan = make_plan(read_manifest(path))
 
-    def meddle(_: bytes) -> None:
+    def meddle(_: int) -> None:
         with path.open("r+b") as file:
             file.seek(-1, 2)
             file.write(b"\0")
 
     with pytest.raises(CorruptCheckpoint, match="changed"):
-        execute(plan, tmp_path / "out.ckpt", options=WriteOptions(observers=(meddle,)))
+        execute(plan, tmp_path / "out.ckpt", options=WriteOptions(progress=meddle))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["source.ckpt"]
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from ckptdoctor.files import replacing
 from ckptdoctor.formats import WRITERS, open_checkpoint
-from ckptdoctor.formats.base import Envelope, OutputTensor, Place, WriteOptions, Written
+from ckptdoctor.formats.base import Envelope, Place, WriteOptions, Written
+from ckptdoctor.formats.tensors import OutputTensor
 from ckptdoctor.pickles import plain as module
 from ckptdoctor.pickles.nodes import DictNode
 from ckptdoctor.pickles.parse import parse

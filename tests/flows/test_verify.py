@@ -916,7 +916,7 @@ def test_a_target_that_is_not_there_is_told_before_anything_is_read(model: str) 
     out = remap()
     seen: list[int] = []
     with pytest.raises(TargetNotFound) as caught:
-        verify(out, f"{model}:Nett", observers=[lambda chunk: seen.append(len(chunk))])
+        verify(out, f"{model}:Nett", progress=seen.append)
     assert "Net" in (caught.value.hint or "")
     assert not seen
     with pytest.raises(CheckpointNotFound, match=r"no file ouy\.ckpt"):
@@ -933,7 +933,7 @@ def test_every_byte_that_is_read_can_be_watched() -> None:
     base()
     out = remap()
     seen: list[int] = []
-    verify(out, observers=[lambda chunk: seen.append(len(chunk))])
+    verify(out, progress=seen.append)
     assert sum(seen) > 3 * sum(map(len, read_all(out).values())) - 100, (
         "for the CRCs, for the values, and in the source"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -10,11 +11,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ckptdoctor.errors import CheckpointNotFound, CorruptCheckpoint, OutputError
-from ckptdoctor.files import CHUNK, SourceFile, check_output, replacing, write_text
+from ckptdoctor.files import CHUNK, SourceFile, Span, check_output, replacing, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -379,3 +381,93 @@ def test_errors_of_the_disk_are_errors_of_the_checkpoint(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "pread", broken)
         with pytest.raises(CorruptCheckpoint, match="Input/output error"):
             source.read(0, 1)
+
+
+# ---- moving bytes ------------------------------------------------------------------------------------------------------
+
+PLACES = [(0, 0), (4096, 4096), (4096, 0), (8, 8), (8, 16), (4095, 1), (64, 4100)]
+
+
+def moved(folder: Path, offset: int, position: int, count: int) -> bytes:
+    """Bytes of a source, written from a position on."""
+    with SourceFile(folder / "source") as source, replacing(folder / "out", overwrite=True) as output:
+        output.reserve(position + count + 10_000)
+        output.write(bytes(position))
+        output.append(Span(source, offset, count))
+        output.write(b"end")
+    data = (folder / "out").read_bytes()
+    assert data[:position] == bytes(position)
+    assert data[-3:] == b"end"
+    return data[position:-3]
+
+
+@pytest.fixture
+def random_source(tmp_path: Path) -> bytes:
+    data = os.urandom(3_000_001)
+    (tmp_path / "source").write_bytes(data)
+    return data
+
+
+@pytest.mark.parametrize(("offset", "position"), PLACES)
+def test_bytes_arrive_wherever_they_lay(tmp_path, random_source, offset, position):
+    for count in (0, 1, 4096, 2_900_001):
+        assert moved(tmp_path, offset, position, count) == random_source[offset : offset + count]
+
+
+@pytest.mark.parametrize("missing", [("copy_file_range",), ("copy_file_range", "sendfile")])
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_is_served_in_another_way(tmp_path, monkeypatch, random_source, missing, number):
+    tried = []
+
+    def unable(*_: object) -> int:
+        tried.append(number)
+        raise OSError(number, os.strerror(number))
+
+    for name in missing:
+        monkeypatch.setattr(os, name, unable)
+    assert moved(tmp_path, 4096, 8192, 2_000_000) == random_source[4096:2_004_096]
+    assert tried
+
+
+@pytest.mark.parametrize("name", ["copy_file_range", "preadv"])
+def test_what_moves_in_small_steps_arrives_whole(tmp_path, monkeypatch, random_source, name):
+    whole, offset = getattr(os, name), 4096 if name == "copy_file_range" else 4097
+
+    def reluctant(*arguments: Any) -> int:
+        if name == "preadv":
+            return whole(arguments[0], [arguments[1][0][:777]], *arguments[2:])
+        return whole(*arguments[:2], min(arguments[2], 777), *arguments[3:])
+
+    monkeypatch.setattr(os, name, reluctant)
+    assert moved(tmp_path, offset, 4096, 100_000) == random_source[offset : offset + 100_000]
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_a_source_that_shrinks_while_it_is_moved_is_noticed(tmp_path, random_source, position):
+    source = SourceFile(tmp_path / "source")
+    os.truncate(tmp_path / "source", 10_000)
+    with replacing(tmp_path / "out", overwrite=True) as output:
+        output.write(bytes(position))
+        with pytest.raises(CorruptCheckpoint, match="became shorter"):
+            output.append(Span(source, 0, 1_000_000))
+    (tmp_path / "out").unlink()
+    assert names(tmp_path) == ["source"]
+
+
+def test_a_closed_source_is_read_again_unless_it_is_another_file_by_now(tmp_path, random_source):
+    source = SourceFile(tmp_path / "source")
+    source.close()
+    assert source.read(5, 3) == random_source[5:8]
+    assert b"".join(map(bytes, source.views(5, 300_000))) == random_source[5:300_005]
+    (tmp_path / "source").write_bytes(b"x" * len(random_source))
+    with pytest.raises(CorruptCheckpoint, match="changed"):
+        source.read(5, 3)
+
+
+def test_no_room_is_said_before_anything_is_copied(tmp_path, random_source):
+    with (
+        pytest.raises(OutputError, match=r"No space left|too large"),
+        replacing(tmp_path / "out", overwrite=False) as output,
+    ):
+        output.reserve(1 << 50)
+    assert names(tmp_path) == ["source"]

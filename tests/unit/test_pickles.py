@@ -20,7 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ckptdoctor.pickles.emit import emit
-from ckptdoctor.pickles.machine import PickleError
+from ckptdoctor.pickles.machine import Handler, PickleError
 from ckptdoctor.pickles.nodes import (
     ByteString,
     CallNode,
@@ -32,7 +32,7 @@ from ckptdoctor.pickles.nodes import (
     mapping_pairs,
     with_pairs,
 )
-from ckptdoctor.pickles.parse import parse
+from ckptdoctor.pickles.parse import HANDLERS, parse
 from ckptdoctor.pickles.tensors import storage_of, tensor_node, view_of
 from tests import builders as b
 
@@ -526,6 +526,43 @@ WITH_ARGUMENT = [b"K\1", b"q\0", b"h\0", b"q\1", b"h\1", b"cm\nn\n", b"X\1\0\0\0
 @given(st.lists(st.sampled_from(BARE) | st.sampled_from(WITH_ARGUMENT), max_size=40))
 def test_any_opcodes_in_any_order(opcodes):
     read_and_written(b.pickled(*opcodes, protocol=4))
+
+
+def called_through(handler: Handler) -> Handler:
+    return lambda machine, at: handler(machine, at)
+
+
+CALLED = [called_through(handler) for handler in HANDLERS]
+"""Every opcode by its handler, also those that the loop does itself."""
+
+
+def outcome(data: bytes, table: list[Handler] | None) -> Any:
+    try:
+        parsed = parse(data, table=table)
+    except PickleError as error:
+        return str(error)
+    return shape_of(parsed.root), parsed.end, parsed.globals, len(parsed.calls), len(parsed.persistent)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(BARE) | st.sampled_from(WITH_ARGUMENT), max_size=40), st.integers(0, 3))
+@example([b"K"], 1)
+@example([b"q"], 1)
+@example([b"h\7"], 0)
+@example([b"t"], 0)
+@example([b"N\x86"], 0)
+@example([b"r\0\0\0\0"], 0)
+@example([b"Nr\0\0\0"], 1)
+def test_what_the_loop_does_itself_is_what_the_handlers_do(opcodes, cut):
+    data = b.pickled(*opcodes, protocol=4)
+    data = data[: len(data) - cut]
+    assert outcome(data, None) == outcome(data, CALLED)
+
+
+def test_the_loop_and_the_handlers_agree_on_what_torch_writes():
+    for name in torch_objects():
+        data = data_pkl(torch_objects()[name])
+        assert outcome(data, None) == outcome(data, CALLED)
 
 
 LARGE_CLAIMS = {

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ckptdoctor.errors import CorruptCheckpoint
 from ckptdoctor.files import TRUNCATED, SourceFile
-from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader, StoredTensor
+from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader
 from ckptdoctor.formats.legacy.row import Row, begins_row, read_row
+from ckptdoctor.formats.tensors import StoredTensor
 from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.machine import PickleError
@@ -23,7 +24,7 @@ class LegacyCheckpoint(TensorGraph, Checkpoint):
     has_envelope = True
 
     def __init__(self, source: SourceFile) -> None:
-        super().__init__(source)
+        super().__init__(source.path, source)
         row = read_row(source)
         self.globals = row.globals
         self.hold(row.contents, _storages(row.contents))
@@ -49,7 +50,7 @@ class LegacyCheckpoint(TensorGraph, Checkpoint):
     def stored_view(self, spec: TensorSpec, view: TensorView) -> StoredTensor:
         """A tensor of the graph, wherever it stands, as one whose values can be read."""
         start = self._starts[view.storage.key]
-        return StoredTensor(spec, view.storage.key, lambda: start, view.storage.nbytes, view.layout)
+        return StoredTensor(spec, self.files[0], view.storage.key, lambda: start, view.storage.nbytes, view.layout)
 
 
 class LegacyReader(Reader):

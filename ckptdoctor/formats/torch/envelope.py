@@ -1,18 +1,21 @@
 """The pickle of an output: the source's graph with other weights in it, or a plain state dict where there is no envelope.
 
 A pure rename changes the bytes of the keys and no others (pickles/patch.py); anything else writes the graph again
-(pickles/emit.py). Either way the result is parsed and compared with the source's graph: it must differ in what was planned,
-and in nothing else.
+(pickles/emit.py). Either way the result, read back from the new file, is compared with the source's graph: it must differ in
+what was planned, and in nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
+from ckptdoctor.collector import collector_paused
 from ckptdoctor.errors import OutputError
-from ckptdoctor.formats.base import Envelope, OutputTensor, WriteOptions
+from ckptdoctor.formats.base import Checkpoint, Envelope, WriteOptions
+from ckptdoctor.formats.tensors import OutputTensor
 from ckptdoctor.formats.torch.edits import Pairs, Replacements, drop_optimizer, edit_envelope
 from ckptdoctor.formats.torch.reader import TorchCheckpoint
 from ckptdoctor.formats.torch.states import replace_states
@@ -29,17 +32,20 @@ from ckptdoctor.pickles.tensors import StorageNode, storage_of, tensor_node
 
 @dataclass(slots=True)
 class Contents:
-    """A pickle, the storages it refers to, and the tensors for which it names storages that the source does not have."""
+    """A pickle, the storages it refers to, the tensors for which it names storages that the source does not have, and what
+    compares it, once it is written, with the source's."""
 
     pickle: bytes = b""
     storages: tuple[StorageNode, ...] = ()
     new_storages: dict[str, OutputTensor] = field(default_factory=dict)
+    check: Callable[[Checkpoint], None] = lambda _: None
 
 
+@collector_paused()
 def contents(origin: Envelope, tensors: Sequence[OutputTensor], options: WriteOptions) -> Contents:
     """The pickle that holds these tensors, with everything else that the source holds if it is a torch file.
 
-    Raises PlanError for an edit of the envelope that makes no sense, OutputError if the result is not what was planned.
+    Raises PlanError for an edit of the envelope that makes no sense.
     """
     result = Contents()
     source = origin.source
@@ -60,9 +66,8 @@ def contents(origin: Envelope, tensors: Sequence[OutputTensor], options: WriteOp
     edited = _edit_around(origin, source, options, replacements, new)
     patched = None if edited else _patched(source, weights)
     result.pickle = patched or emit(source.pickle.root, source.pickle.protocol, replace=replacements.pairs)
-    written = parse(result.pickle)
-    _check(written, source, replacements, origin)
-    result.storages = _storages(written)
+    result.storages = _storages(source.pickle if patched else parse(result.pickle))  # keys are no storages
+    result.check = partial(_check, source, replacements.pairs)
     return result
 
 
@@ -102,14 +107,16 @@ def _storages(pickle: Pickle) -> tuple[StorageNode, ...]:
     return tuple({storage.key: storage for storage in found}.values())
 
 
-def _check(written: Pickle, source: TensorGraph, replacements: Replacements, origin: Envelope) -> None:
+def _check(source: Checkpoint, replacements: Pairs, written: Checkpoint) -> None:
     """What was written must be the source's graph but for the replacements."""
-    wrong = difference(written.root, source.pickle.root, replacements.pairs)
+    assert isinstance(source, TensorGraph)
+    assert isinstance(written, TensorGraph)
+    wrong = difference(written.pickle.root, source.pickle.root, replacements)
     if wrong is not None:
         raise OutputError(
-            f"what would be written of {origin.source.path} is not what was planned: {wrong}",
-            path=origin.source.path,
-            hint="nothing was written; this is a defect of ckptdoctor, please report it",
+            f"what was written of {source.path} is not what was planned: {wrong}",
+            path=source.path,
+            hint="nothing was left behind; this is a defect of ckptdoctor, please report it",
         )
 
 

@@ -3,15 +3,16 @@ against its storage, before anything is believed."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from ckptdoctor.archive.reading import Archive, ArchiveError
+from ckptdoctor.collector import collector_paused
 from ckptdoctor.errors import CorruptCheckpoint, UnknownFormat
 from ckptdoctor.files import TRUNCATED, SourceFile
-from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader, StoredTensor
+from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader
+from ckptdoctor.formats.tensors import StoredTensor
 from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.pickles.contents import OPTIMIZER_KEYS as OPTIMIZER_KEYS
 from ckptdoctor.pickles.contents import TensorGraph
@@ -29,9 +30,9 @@ class TorchCheckpoint(TensorGraph, Checkpoint):
     has_envelope = True
 
     def __init__(self, source: SourceFile) -> None:
-        super().__init__(source)
+        super().__init__(source.path, source)
         self.archive = Archive(source)
-        self._intact: set[str] = set()
+        self._starts: dict[str, int] = {}
         _check_kind(self.archive, source)
         pickle = parse(self.archive.read("data.pkl"))
         self.globals = pickle.globals
@@ -51,28 +52,6 @@ class TorchCheckpoint(TensorGraph, Checkpoint):
         specs = self.manifest(place)
         return {key: self.stored_view(specs[key], view) for key, view in self.pairs(place)}
 
-    def values(self, tensor: StoredTensor) -> Iterator[bytes]:
-        """As for every checkpoint; the storage's checksum is checked, where one is recorded."""
-        try:
-            entry = self.archive.storage(f"data/{tensor.storage}")
-        except ArchiveError as error:
-            raise damaged(self.path, error) from None
-        whole = tensor.layout.plain and tensor.layout.nbytes == tensor.extent and not tensor.big_endian
-        if entry.crc and not whole and tensor.storage not in self._intact:
-            for _ in self._with_checksum(self.source.chunks(tensor.start(), tensor.extent), tensor, entry.crc):
-                pass
-        chunks = super().values(tensor)
-        return self._with_checksum(chunks, tensor, entry.crc) if entry.crc and whole else chunks
-
-    def _with_checksum(self, chunks: Iterator[bytes], tensor: StoredTensor, recorded: int) -> Iterator[bytes]:
-        crc = 0
-        for chunk in chunks:
-            crc = zlib.crc32(chunk, crc)
-            yield chunk
-        if crc != recorded:
-            raise checksum_error(self.path, tensor.storage)
-        self._intact.add(tensor.storage)
-
     def record(self, key: str) -> tuple[int, int, int]:
         """Where the bytes of a storage begin, how many there are, and their CRC (0: not recorded)."""
         try:
@@ -84,11 +63,14 @@ class TorchCheckpoint(TensorGraph, Checkpoint):
     def stored_view(self, spec: TensorSpec, view: TensorView) -> StoredTensor:
         """A tensor of the graph, wherever it stands, as one whose values can be read."""
         key = view.storage.key
-        extent = self.archive.storage(f"data/{key}").size
-        return StoredTensor(spec, key, partial(self._start, key), extent, view.layout, self.big_endian)
+        entry = self.archive.storage(f"data/{key}")
+        start = partial(self._start, key)
+        return StoredTensor(spec, self.files[0], key, start, entry.size, view.layout, entry.crc, self.big_endian)
 
     def _start(self, key: str) -> int:
-        return self.record(key)[0]
+        if key not in self._starts:
+            self._starts[key] = self.record(key)[0]
+        return self._starts[key]
 
 
 class TorchReader(Reader):
@@ -100,6 +82,7 @@ class TorchReader(Reader):
         """A local zip header at the first byte."""
         return None if not probe.is_folder and probe.head.startswith(b"PK\x03\x04") else "no zip file"
 
+    @collector_paused()
     def open(self, path: Path) -> Checkpoint:
         """Parse directory and pickle; no tensor is read."""
         source = SourceFile(path)
@@ -119,15 +102,6 @@ def damaged(path: Path, error: Exception) -> CorruptCheckpoint:
     if "did not write it" in str(error):
         hint = "is it an archive that has to be unpacked first?"
     return CorruptCheckpoint(f"{path} is a damaged torch file: {error}", path=path, hint=hint)
-
-
-def checksum_error(path: Path, storage: str) -> CorruptCheckpoint:
-    """The error for a storage whose bytes have changed since they were written."""
-    return CorruptCheckpoint(
-        f"{path} is damaged: the bytes of storage {storage} do not match their checksum",
-        path=path,
-        hint="copy or download it again; torch.load does not check this",
-    )
 
 
 def _check_kind(archive: Archive, source: SourceFile) -> None:
@@ -158,12 +132,10 @@ def _storages(pickle: Pickle, archive: Archive) -> dict[str, StorageNode]:
         storage = storage_of(node)
         if storage is None:
             raise PickleError("a reference to something outside the file that is no storage")
-        known = storages.setdefault(storage.key, storage)
-        if known.nbytes != storage.nbytes:
+        known, nbytes = storages.setdefault(storage.key, storage), storage.nbytes
+        if known is not storage and known.nbytes != nbytes:
             raise PickleError(f"storage {storage.key} has two sizes")
-        spare = archive.storage(f"data/{storage.key}").size - storage.nbytes
+        spare = archive.storage(f"data/{storage.key}").size - nbytes
         if not 0 <= spare < (storage.dtype.itemsize if storage.dtype else 1):
-            raise PickleError(
-                f"storage {storage.key} claims {storage.nbytes:,} bytes, its record differs by {spare:+,}"
-            )
+            raise PickleError(f"storage {storage.key} claims {nbytes:,} bytes, its record differs by {spare:+,}")
     return storages

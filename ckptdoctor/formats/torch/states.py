@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from ckptdoctor.formats.base import OptimizerOutput, OutputTensor, StateOutput
+from ckptdoctor.formats.base import OptimizerOutput, StateOutput
+from ckptdoctor.formats.tensors import OutputTensor
 from ckptdoctor.formats.torch.edits import Pairs, Replacements
 from ckptdoctor.pickles.contents import TensorGraph, child
 from ckptdoctor.pickles.nodes import Node, mapping_pairs, with_pairs

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from ckptdoctor.archive.reading import ArchiveError
-from ckptdoctor.archive.writing import ArchiveWriter
+from ckptdoctor.archive.writing import ArchiveWriter, Crc
 from ckptdoctor.errors import UsageError
-from ckptdoctor.files import OutputFile
-from ckptdoctor.formats.base import Envelope, OutputTensor, WriteOptions, Writer, Written, sha256_of
+from ckptdoctor.files import OutputFile, Span
+from ckptdoctor.formats.base import Envelope, FileWriter, WriteOptions, Written
+from ckptdoctor.formats.moving import Mover, Sums
+from ckptdoctor.formats.tensors import OutputTensor, sha256_of
 from ckptdoctor.formats.torch.envelope import contents
-from ckptdoctor.formats.torch.reader import TorchCheckpoint, checksum_error, damaged
+from ckptdoctor.formats.torch.reader import TorchCheckpoint, damaged
 from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.machine import PickleError
 from ckptdoctor.pickles.tensors import StorageNode
@@ -21,7 +21,7 @@ from ckptdoctor.strided import swapped
 from ckptdoctor.text import printable
 
 
-class TorchWriter(Writer):
+class TorchWriter(FileWriter):
     """Writes what torch.load and Lightning read."""
 
     name = "torch"
@@ -41,15 +41,17 @@ class TorchWriter(Writer):
             folder, alignment, records = _frame(origin)
         except (ArchiveError, PickleError) as error:
             raise damaged(origin.source.path, error) from None
+        output.reserve(len(content.pickle) + sum(storage.nbytes for storage in content.storages))
         archive = ArchiveWriter(output, folder, alignment=alignment)
         archive.record("data.pkl", content.pickle)
-        storages = _Storages(output, archive, origin, options, tensors, content.new_storages)
-        for name, data in records.items():
-            if name == "version":  # torch writes the storages before it
-                storages.write(content.storages)
-            archive.record(name, data)
-        archive.finish()
-        return Written(storages.digests)
+        with Mover(output, origin.source, options, crcs=True) as mover:
+            storages = _Storages(mover, archive, origin, tensors, content.new_storages)
+            for name, data in records.items():
+                if name == "version":  # torch writes the storages before it
+                    storages.write(content.storages)
+                archive.record(name, data)
+            archive.finish()
+            return Written(output.position, storages.digests() if options.digests else {}, check=content.check)
 
 
 class _Storages:
@@ -57,82 +59,76 @@ class _Storages:
 
     def __init__(
         self,
-        output: OutputFile,
+        mover: Mover,
         archive: ArchiveWriter,
         origin: Envelope,
-        options: WriteOptions,
         tensors: Sequence[OutputTensor],
         new: Mapping[str, OutputTensor],
     ) -> None:
-        self.output, self.archive, self.options = output, archive, options
-        self.source = origin.source
+        self.mover, self.archive, self.source = mover, archive, origin.source
         self.tensors, self.new = tensors, new
         self.weights = {id(tensor) for tensor in tensors}
-        self.digests: dict[str, str] = {}
+        self.sums: dict[str, Sums] = {}
 
-    def write(self, storages: Iterable[StorageNode]) -> None:
-        """Write them all; afterwards read once more what was not digested on the way."""
+    def write(self, storages: Sequence[StorageNode]) -> None:
+        """Write them all. The first begins at the same place of a page as in the source, and so, in torch's layout, do those
+        that follow it there too."""
         filling = self._filling()
-        for storage in storages:
+        for number, storage in enumerate(storages):
+            name = f"data/{storage.key}"
             tensor = self.new.get(storage.key)
             if tensor is not None:
-                self.archive.stream(f"data/{storage.key}", storage.nbytes, partial(self._values, tensor))
+                like = (
+                    tensor.stored.span().offset if tensor.stored and tensor.stored.as_it_lies and not number else None
+                )
+                self.archive.stream(name, storage.nbytes, partial(self._values, tensor), like=like)
             else:
-                self._copy(storage, filling.get(storage.key, []))
-        for tensor in self.tensors if self.options.digests else ():
-            if tensor.stored is not None and tensor.key not in self.digests:
-                self.digests[tensor.key] = sha256_of(self.source.values(tensor.stored))
+                span, keys = self._record(storage), filling.get(storage.key, [])
+                like = span.offset if not number else None
+                self.archive.stream(name, span.size, partial(self._copy, span, keys), like=like)
+
+    def digests(self) -> dict[str, str]:
+        """sha256 of the values of every tensor that has some; those that were not digested on the way are read once more."""
+        found = {}
+        for tensor in self.tensors:
+            if tensor.key in self.sums:
+                found[tensor.key] = self.sums[tensor.key].sha256
+            elif tensor.stored is not None:
+                found[tensor.key] = sha256_of(self.source.values(tensor.stored))
+        return found
 
     def _filling(self) -> dict[str, list[str]]:
         """For each storage, the tensors whose values are exactly its bytes."""
         table: dict[str, list[str]] = {}
         for tensor in self.tensors:
-            stored = tensor.stored
-            if stored and stored.layout.plain and stored.layout.nbytes == stored.extent and not stored.big_endian:
-                table.setdefault(stored.storage, []).append(tensor.key)
+            if tensor.stored and tensor.stored.fills_storage:
+                table.setdefault(tensor.stored.storage, []).append(tensor.key)
         return table
 
-    def _copy(self, storage: StorageNode, keys: Sequence[str]) -> None:
-        """Copy a record. With digests its CRC is checked on the way, without them it is carried over."""
+    def _record(self, storage: StorageNode) -> Span:
         assert isinstance(self.source, TensorGraph)
-        start, size, recorded = self.source.record(storage.key)
-        digest = hashlib.sha256()
+        start, size, crc = self.source.record(storage.key)
+        return Span(self.source.files[0], start, size, crc, storage.key)
 
-        def copy() -> int:
-            crc = 0
+    def _copy(self, span: Span, keys: Sequence[str]) -> Crc:
+        """Copy a record. With digests its CRC is checked on the way, without them it is carried over."""
+        sums = Sums(digest=bool(keys))
+        self.mover.span(span, sums)
+        self.sums |= dict.fromkeys(keys, sums)
 
-            def observe(chunk: bytes) -> None:
-                nonlocal crc
-                crc = zlib.crc32(chunk, crc)
-                if keys:
-                    digest.update(chunk)
+        def crc() -> int:
+            return sums.crc or span.crc
 
-            observers = [observe] if self.options.digests else []
-            self.output.copy(self.source.source, start, size, *observers, *self.options.observers)
-            if self.options.digests and recorded and crc != recorded:
-                raise checksum_error(self.source.source.path, storage.key)
-            return crc if self.options.digests else recorded
-
-        self.archive.stream(f"data/{storage.key}", size, copy)
-        if self.options.digests:
-            self.digests |= dict.fromkeys(keys, digest.hexdigest())
-
-    def _values(self, tensor: OutputTensor) -> int:
-        """Write computed values, or those of a tensor of another format; returns their CRC."""
-        crc, digest = 0, hashlib.sha256()
-        width = tensor.spec.dtype.itemsize // (2 if tensor.spec.dtype.family == "complex" else 1)
-        swap = isinstance(self.source, TorchCheckpoint) and self.source.big_endian
-        digested = self.options.digests and id(tensor) in self.weights
-        observers = [digest.update, *self.options.observers] if digested else self.options.observers
-        for chunk in tensor.chunks(self.source):
-            data = swapped(chunk, width) if swap else chunk
-            crc = zlib.crc32(data, crc)
-            self.output.write(data)
-            for observe in observers:
-                observe(chunk)
-        if digested:
-            self.digests[tensor.key] = digest.hexdigest()
         return crc
+
+    def _values(self, tensor: OutputTensor) -> Crc:
+        """Write computed values, or those of a tensor of another format."""
+        width = tensor.spec.dtype.itemsize // (2 if tensor.spec.dtype.family == "complex" else 1)
+        swap = isinstance(self.source, TorchCheckpoint) and self.source.big_endian and width > 1
+        sums = self.mover.tensor(tensor, partial(swapped, width=width) if swap else None)
+        if id(tensor) in self.weights:  # a copy of the weights has the same keys
+            self.sums[tensor.key] = sums
+        return lambda: sums.crc
 
 
 def _frame(origin: Envelope) -> tuple[str, int, dict[str, bytes]]:

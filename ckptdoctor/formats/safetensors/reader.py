@@ -6,8 +6,6 @@ memory are stored once and named in `__metadata__` as `safetensors.torch.save_mo
 
 from __future__ import annotations
 
-import hashlib
-import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -15,28 +13,16 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ckptdoctor.errors import CorruptCheckpoint, UsageError
-from ckptdoctor.files import TRUNCATED, OutputFile, SourceFile
-from ckptdoctor.formats.base import (
-    Checkpoint,
-    Envelope,
-    OutputTensor,
-    Place,
-    Probe,
-    Reader,
-    StoredTensor,
-    WriteOptions,
-    Writer,
-    Written,
-)
+from ckptdoctor.errors import CorruptCheckpoint
+from ckptdoctor.files import TRUNCATED, SourceFile
+from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader
+from ckptdoctor.formats.tensors import StoredTensor
 from ckptdoctor.model import DTYPES, DType, Manifest, TensorSpec, packed
 from ckptdoctor.strictjson import StrictJsonError, loads
-from ckptdoctor.text import plural, printable
 
 MAX_HEADER = 100_000_000
-ENVELOPE_SCHEMA = "ckptdoctor/envelope/1"
 
-_DTYPES = {
+DTYPE_NAMES = {
     **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64", "BOOL": "bool"},
     **{
         f"{letter}{bits}": f"{name}{bits}" for letter, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)
@@ -45,7 +31,6 @@ _DTYPES = {
     **{"F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz"},
     **{"F4": "float4_e2m1fn_x2", "F6_E2M3": "float6_e2m3fn", "F6_E3M2": "float6_e3m2fn"},
 }
-_NAMES = {torch_name: name for name, torch_name in _DTYPES.items()}
 
 
 class SafetensorsCheckpoint(Checkpoint):
@@ -54,12 +39,11 @@ class SafetensorsCheckpoint(Checkpoint):
     format = "safetensors"
 
     def __init__(self, source: SourceFile) -> None:
-        super().__init__(source)
-        own, self._spans, self.metadata, self._data = _header(source)
-        self.tied = {
-            key: first for key, first in self.metadata.items() if first in own and key not in own and key != "format"
-        }
-        ties = [own[first]._replace(key=key, tied_to=first) for key, first in self.tied.items()]
+        super().__init__(source.path, source)
+        own, self._spans, metadata, self._data = _header(source)
+        tied = {key: first for key, first in metadata.items() if first in own and key not in own and key != "format"}
+        self.metadata = {name: text for name, text in metadata.items() if name not in tied}
+        ties = [own[first]._replace(key=key, tied_to=first) for key, first in tied.items()]
         self._manifest = Manifest([*own.values(), *ties]) if ties else own
         self.places = {(): len(self._manifest)}
 
@@ -76,7 +60,7 @@ class SafetensorsCheckpoint(Checkpoint):
         begin, end = self._spans[storage]
         offset = self._data + begin
         layout = packed(spec.dtype, spec.shape)
-        return StoredTensor(spec, storage, lambda: offset, end - begin, layout)
+        return StoredTensor(spec, self.files[0], storage, lambda: offset, end - begin, layout)
 
 
 class SafetensorsReader(Reader):
@@ -177,13 +161,13 @@ def _looks(keys: Iterable[str], found: Sequence[tuple[Any, tuple[int, ...]]]) ->
 
 
 def _look(key: str, name: Any, shape: tuple[int, ...]) -> _Look:
-    if name not in _DTYPES:
+    if name not in DTYPE_NAMES:
         raise StrictJsonError(f"{key!r} has the unknown dtype {name!r}")
     if not all(0 <= size < 1 << 63 for size in shape):
         raise StrictJsonError(f"{key!r} has a shape that is no list of counts")
     if len(shape) > 64:
         raise StrictJsonError(f"{key!r} has more than 64 dimensions")
-    dtype = DTYPES[_DTYPES[name]]
+    dtype = DTYPES[DTYPE_NAMES[name]]
     if dtype.name == "float4_e2m1fn_x2":  # torch counts pairs
         if not shape or shape[-1] % 2:
             raise StrictJsonError(f"{key!r} has an odd number of 4-bit elements")
@@ -208,92 +192,3 @@ def _check_spans(keys: Iterable[str], looks: Sequence[_Look], spans: Sequence[li
         raise StrictJsonError(
             f"its data of {at:,} bytes ends {'after' if at > size else 'before'} the file does ({size:,})"
         )
-
-
-class SafetensorsWriter(Writer):
-    """Writes one .safetensors file; what is plain in the envelope goes into a JSON file beside it."""
-
-    name = "safetensors"
-    suffixes = (".safetensors",)
-
-    def write(
-        self, output: OutputFile, tensors: Sequence[OutputTensor], origin: Envelope, options: WriteOptions
-    ) -> Written:
-        """Header, then the tensors: wide dtypes first, so that every one is aligned to its size."""
-        written, source = Written(), origin.source
-        own = sorted((t for t in tensors if t.tied_to is None), key=lambda tensor: -tensor.spec.dtype.bits)
-        output.write(_header_bytes(own, _output_metadata(tensors, source)))
-        for tensor in own:
-            digest = hashlib.sha256()
-            observers = [digest.update, *options.observers] if options.digests else options.observers
-            for chunk in tensor.chunks(source):
-                output.write(chunk)
-                for observe in observers:
-                    observe(chunk)
-            if options.digests:
-                written.digests[tensor.key] = digest.hexdigest()
-        if source.has_envelope:
-            _keep_envelope(written, origin, options)
-        return written
-
-
-def _keep_envelope(written: Written, origin: Envelope, options: WriteOptions) -> None:
-    """The plain values around the weights as a file to be written beside the output; what is none is listed in it."""
-    from ckptdoctor.pickles.contents import OPTIMIZER_KEYS, TensorGraph
-    from ckptdoctor.pickles.plain import plain, summary
-
-    source, place = origin
-    if not isinstance(source, TensorGraph):
-        written.notes.append("safetensors holds tensors only: the rest of the checkpoint was left out")
-        return
-    without = (*OPTIMIZER_KEYS, "lr_schedulers") if options.drop_optimizer and place else ()
-    found = plain(source.pickle.root, source.nodes[place], without)
-    if not found.values and not found.left_out:
-        return
-    document = {"schema": ENVELOPE_SCHEMA, "envelope": found.data, "left_out": [str(item) for item in found.left_out]}
-    written.sidecars[".envelope.json"] = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    note = f"safetensors holds tensors only: {plural(found.values, 'plain value')} went to OUT.envelope.json"
-    written.notes.append(note + (f"; left out: {summary(found.left_out)}" if found.left_out else ""))
-
-
-def _output_metadata(tensors: Sequence[OutputTensor], source: Checkpoint) -> dict[str, str]:
-    old_ties = getattr(source, "tied", {})
-    kept = {key: value for key, value in source.metadata.items() if key not in old_ties} or {"format": "pt"}
-    return kept | {tensor.key: tensor.tied_to for tensor in tensors if tensor.tied_to is not None}
-
-
-def _header_bytes(tensors: Sequence[OutputTensor], metadata: Mapping[str, str]) -> bytes:
-    document: dict[str, Any] = {"__metadata__": dict(metadata)}
-    at = 0
-    for tensor in tensors:
-        if tensor.key in document:
-            raise _no_place(f"a tensor with the key {tensor.key}", "rename it in a map")
-        spec = tensor.spec
-        end = at + spec.nbytes
-        document[tensor.key] = {"dtype": _dtype_name(spec), "shape": _shape(spec), "data_offsets": [at, end]}
-        at = end
-    try:
-        raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise _no_place(
-            f"a key that is no Unicode text ({error.object[error.start]!r})", "rename it in a map"
-        ) from None
-    raw += b" " * (-len(raw) % 8)
-    return struct.pack("<Q", len(raw)) + raw
-
-
-def _dtype_name(spec: TensorSpec) -> str:
-    name = _NAMES.get(spec.dtype.name)
-    if name is None:
-        raise _no_place(f"{spec.key} of dtype {spec.dtype}", "cast it in a map, or write a torch file (.ckpt, .pt)")
-    return name
-
-
-def _no_place(what: str, hint: str) -> UsageError:
-    return UsageError(f"safetensors has no place for {printable(what)}", hint=hint)
-
-
-def _shape(spec: TensorSpec) -> list[int]:
-    if spec.dtype.name == "float4_e2m1fn_x2":
-        return [*spec.shape[:-1], spec.shape[-1] * 2]
-    return list(spec.shape)

@@ -1,0 +1,168 @@
+"""A file that is read: at offsets, with errors that say what is wrong, and a look at whether it changed meanwhile."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from ckptdoctor.errors import CheckpointNotFound, CorruptCheckpoint
+
+CHUNK = 1 << 20
+_BUFFER = 1 << 18
+TRUNCATED = "the file is truncated: copy or download it again"
+Progress: TypeAlias = Callable[[int], object]
+"""Is told how many bytes have passed since it was told last."""
+
+
+def unnoticed(count: int) -> None:
+    """The progress that nobody looks at."""
+
+
+class SourceFile:
+    """A file opened for reading at offsets. Close it, or use it in a `with`."""
+
+    _descriptor = -1
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._descriptor = self._open()
+        self._status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(self._status.st_mode):
+            self.close()
+            raise CheckpointNotFound(f"{self.path} is not a regular file", path=path)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file when it was opened."""
+        return self._status.st_size
+
+    def __enter__(self) -> SourceFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()  # for whoever meets an error before there is anything that could be closed
+
+    def close(self) -> None:
+        """Close the file; twice does no harm, and whoever reads again opens it for that moment.
+
+        So a folder of a thousand shards needs no thousand descriptors. A file that is not the same any more is noticed.
+        """
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """The descriptor, or one for this moment; raises CorruptCheckpoint where the path leads to another file by now."""
+        if self._descriptor >= 0:
+            yield self._descriptor
+            return
+        descriptor = self._open()
+        try:
+            self._check_same(os.fstat(descriptor))
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Exactly `count` bytes at `offset`; raises CorruptCheckpoint where the file ends before."""
+        self._check_within(offset, count)
+        parts = bytearray()
+        with self.opened() as descriptor:
+            while len(parts) < count:
+                part = self._pread(descriptor, count - len(parts), offset + len(parts))
+                if not part:
+                    raise self.became_shorter()
+                if len(part) == count:
+                    return part
+                parts += part
+        return bytes(parts)
+
+    def chunks(self, offset: int, count: int) -> Iterator[bytes]:
+        """The same bytes, a chunk at a time."""
+        while count:
+            size = min(CHUNK, count)
+            yield self.read(offset, size)
+            offset, count = offset + size, count - size
+
+    def check_unchanged(self) -> None:
+        """Raise CorruptCheckpoint if the file was written to since it was opened."""
+        with self.opened() as descriptor:
+            self._check_same(os.fstat(descriptor))
+
+    def became_shorter(self) -> CorruptCheckpoint:
+        """The error for a file that ends where it did not when it was opened."""
+        return CorruptCheckpoint(f"{self.path} became shorter while it was read", path=self.path)
+
+    def views(self, offset: int, count: int) -> Iterator[memoryview]:
+        """The same bytes, in one buffer: each part is gone when the next one comes."""
+        if count:
+            self._check_within(offset, count)
+        buffer = memoryview(bytearray(min(count, _BUFFER)))
+        with self.opened() as descriptor:
+            while count:
+                found = self._preadv(descriptor, buffer[: min(count, _BUFFER)], offset)
+                if not found:
+                    raise self.became_shorter()
+                yield buffer[:found]
+                offset, count = offset + found, count - found
+
+    def _check_within(self, offset: int, count: int) -> None:
+        if offset < 0 or count < 0 or offset + count > self.size:
+            raise CorruptCheckpoint(f"{self.path} ends before byte {offset + count:,}", path=self.path, hint=TRUNCATED)
+
+    def _check_same(self, now: os.stat_result) -> None:
+        then = self._status
+        if (now.st_ino, now.st_size, now.st_mtime_ns) != (then.st_ino, then.st_size, then.st_mtime_ns):
+            raise CorruptCheckpoint(f"{self.path} changed while it was read", path=self.path, hint="run it again")
+
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise CheckpointNotFound(f"cannot read {self.path}: {reason(error)}", path=self.path) from None
+
+    def _pread(self, descriptor: int, count: int, offset: int) -> bytes:
+        try:
+            return os.pread(descriptor, count, offset)
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    def _preadv(self, descriptor: int, buffer: memoryview, offset: int) -> int:
+        try:
+            return os.preadv(descriptor, [buffer], offset)
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: OSError) -> CorruptCheckpoint:
+        return CorruptCheckpoint(f"cannot read {self.path}: {reason(error)}", path=self.path)
+
+
+class Span(NamedTuple):
+    """Bytes of a file. `crc` is the CRC-32 that is on record for them (0: none is), `name` what errors call them."""
+
+    file: SourceFile
+    offset: int
+    size: int
+    crc: int = 0
+    name: str = ""
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes, a chunk at a time."""
+        return self.file.chunks(self.offset, self.size)
+
+    def views(self) -> Iterator[memoryview]:
+        """The bytes in one buffer: each part is gone when the next one comes."""
+        return self.file.views(self.offset, self.size)
+
+
+def reason(error: OSError) -> str:
+    """What the system says, in its words."""
+    return error.strerror or str(error)

@@ -1,0 +1,1 @@
+"""safetensors files: read strictly in reader.py, written in writer.py."""
