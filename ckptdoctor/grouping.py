@@ -6,65 +6,80 @@ a full product of its alternatives, and nothing is shown that is not there. Line
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterable, Sequence
+from functools import lru_cache
+from itertools import chain, product
+from math import prod
+from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
 Names: TypeAlias = tuple[str, ...]
-_Row: TypeAlias = tuple[Names, ...]
+_Row: TypeAlias = tuple[str | Names, ...]
+"""The segments of a label: one name, or several."""
 
 
 class Label(NamedTuple):
-    """A label and the keys it stands for, in the order in which its alternatives name them."""
+    """A label, and what each of its segments can be."""
 
     text: str
-    keys: tuple[str, ...]
+    segments: _Row
+
+    @property
+    def size(self) -> int:
+        """How many keys it stands for."""
+        return prod(len(_names(segment)) for segment in self.segments)
+
+    @property
+    def first(self) -> str:
+        """The first of them."""
+        return ".".join(_names(segment)[0] for segment in self.segments)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All of them, in the order in which the alternatives name them."""
+        return tuple(map(".".join, product(*map(_names, self.segments))))
 
 
 def labels(keys: Iterable[str]) -> list[Label]:
     """Exact labels for distinct keys, in the order of the first of their keys."""
-    every = list(keys)
-    position = {key: number for number, key in enumerate(every)}
-    result = [Label(_label(row), tuple(_product(row))) for row in _merged(every)]
-    return sorted(result, key=lambda label: min(position[key] for key in label.keys))
-
-
-def _merged(keys: Sequence[str]) -> list[_Row]:
-    rows: list[_Row] = [tuple((part,) for part in key.split(".")) for key in keys]
-    longest = max(map(len, rows), default=0)
+    rows: list[_Row] = [tuple(key.split(".")) for key in keys]
+    lengths = [*map(len, rows)] or [0]
+    longest, shortest = max(lengths), min(lengths)
     for at in (*reversed(range(longest)), *range(longest)):
-        rows = _merge_along(rows, at)
-    return rows
+        names = set(map(itemgetter(at), rows)) if at < shortest else {row[at] for row in rows if len(row) > at}
+        if len(names) > 1:  # where all have one name, none can differ in it alone
+            rows = _merge_along(rows, at, {name for name in names if _is_notation(name)})
+    return [Label(_label(row), row) for row in rows]
 
 
-def _merge_along(rows: Sequence[_Row], at: int) -> list[_Row]:
-    """Rows that differ in segment `at` alone become one."""
-    groups: dict[Hashable, list[str]] = {}
-    order: dict[Hashable, _Row] = {}
+def _merge_along(rows: Sequence[_Row], at: int, alone: Container[str | Names]) -> list[_Row]:
+    """Rows that differ in segment `at` alone become one, in the place of the first; what is `alone` there stays as it is."""
+    groups: defaultdict[object, list[_Row]] = defaultdict(list)
     for row in rows:
-        others: Hashable = (row[:at], row[at + 1 :]) if _mergeable(row, at) else (row,)
-        order.setdefault(others, row)
-        if _mergeable(row, at):
-            groups.setdefault(others, []).extend(row[at])
-    return [
-        (*row[:at], tuple(sorted(groups[others], key=_natural)), *row[at + 1 :]) if others in groups else row
-        for others, row in order.items()
-    ]
+        if len(row) > at and row[at] not in alone:
+            groups[row[:at] + row[at + 1 :]].append(row)
+        else:
+            groups[None, row].append(row)
+    return [group[0] if len(group) == 1 else _joined(group, at) for group in groups.values()]
 
 
-def _mergeable(row: _Row, at: int) -> bool:
-    """Whether there is a segment here, and its names cannot be mistaken for the notation of a label."""
-    return len(row) > at and not any(set(name) & set("{},") for name in row[at])
+def _joined(rows: Sequence[_Row], at: int) -> _Row:
+    names = sorted(chain.from_iterable(_names(row[at]) for row in rows), key=_natural)
+    return (*rows[0][:at], tuple(names), *rows[0][at + 1 :])
 
 
-def _product(row: _Row) -> list[str]:
-    keys = list(row[0])
-    for names in row[1:]:
-        keys = [f"{key}.{name}" for key in keys for name in names]
-    return keys
+def _is_notation(segment: str | Names) -> bool:
+    """Whether a name could be mistaken for the notation of a label; where there are several, that was asked."""
+    return isinstance(segment, str) and not {"{", "}", ","}.isdisjoint(segment)
+
+
+def _names(segment: str | Names) -> Names:
+    return (segment,) if isinstance(segment, str) else segment
 
 
 def _label(row: _Row) -> str:
-    return ".".join(names[0] if len(names) == 1 else "{" + ",".join(_ranges(names)) + "}" for names in row)
+    return ".".join(part if isinstance(part, str) else "{" + ",".join(_ranges(part)) + "}" for part in row)
 
 
 def _ranges(names: Names) -> list[str]:
@@ -79,6 +94,7 @@ def _ranges(names: Names) -> list[str]:
     return parts
 
 
+@lru_cache(10_000)
 def _natural(name: str) -> tuple[int, int, str]:
     return (0, int(name), name) if _is_number(name) else (1, 0, name)
 

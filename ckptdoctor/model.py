@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, NamedTuple, TypeAlias
@@ -52,8 +53,7 @@ def _table() -> dict[str, DType]:
 DTYPES: Mapping[str, DType] = _table()
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """One tensor without its data.
 
     `kind` is `unknown` where nobody can tell (a checkpoint does not say what was a buffer). `tied_to` names the first key
@@ -86,7 +86,7 @@ class TensorSpec:
     @property
     def counted(self) -> int:
         """Elements that count as parameters: none for a buffer, none for a tensor tied to one already counted."""
-        return 0 if self.kind == "buffer" or self.tied_to is not None else self.numel
+        return 0 if self.kind == "buffer" or self.tied_to is not None else prod(self.shape)
 
 
 class Origin(NamedTuple):
@@ -110,12 +110,18 @@ class Manifest(Mapping[str, TensorSpec]):
     __slots__ = ("_tensors", "origin")
 
     def __init__(self, tensors: Iterable[TensorSpec], origin: Origin | None = None) -> None:
-        self._tensors: dict[str, TensorSpec] = {}
-        for spec in tensors:
-            if spec.key in self._tensors:
-                raise ValueError(f"two tensors with the key {spec.key!r}")
-            self._tensors[spec.key] = spec
+        specs = list(tensors)
+        self._tensors = {spec.key: spec for spec in specs}
         self.origin = origin or Origin("(in memory)", "manifest")
+        if len(self._tensors) < len(specs):
+            twice = Counter(spec.key for spec in specs).most_common(1)[0][0]
+            raise ValueError(f"two tensors with the key {twice!r}")
+
+    def said_of(self, origin: Origin) -> Manifest:
+        """The same tensors with another origin."""
+        other = Manifest((), origin)
+        other._tensors = self._tensors
+        return other
 
     def __getitem__(self, key: str) -> TensorSpec:
         return self._tensors[key]
@@ -125,6 +131,21 @@ class Manifest(Mapping[str, TensorSpec]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._tensors
+
+    def keys(self) -> KeysView[str]:
+        """The keys, in order."""
+        return self._tensors.keys()
+
+    def values(self) -> ValuesView[TensorSpec]:
+        """The tensors, in order."""
+        return self._tensors.values()
+
+    def items(self) -> ItemsView[str, TensorSpec]:
+        """Both."""
+        return self._tensors.items()
 
     def __repr__(self) -> str:
         return f"<Manifest of {len(self)} tensors from {self.origin.reference!r}>"

@@ -97,4 +97,4 @@ def _manifest(checkpoint: Checkpoint, selected: str | None) -> Manifest:
         notes=tuple(notes),
         files=len(checkpoint.files),
     )
-    return Manifest(checkpoint.manifest(place).values(), origin)
+    return checkpoint.manifest(place).said_of(origin)

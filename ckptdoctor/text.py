@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -18,6 +18,38 @@ def printable(text: str) -> str:
         return character == " " or category(character)[0] not in "CZ"
 
     return "".join(c if harmless(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def cells_of(text: str) -> int:
+    """How many columns of a terminal printable text takes: two for a wide character, none for one that is put on another."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import category, east_asian_width
+
+    return sum(0 if category(c) in ("Mn", "Me") else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def folded(text: str, width: int | None) -> list[str]:
+    """Printable text in lines of at most so many columns: broken between words, and within those longer than that."""
+    if width is None or cells_of(text) <= width:
+        return [text]
+    lines = [""]
+    for word in re.findall(r"\s*\S+\s*", text):
+        if not lines[-1] or cells_of(lines[-1] + word.rstrip()) > width:
+            lines += _chopped(word, width)
+        else:
+            lines[-1] += word
+    return lines[1:]
+
+
+def _chopped(word: str, width: int) -> Iterator[str]:
+    start = used = 0
+    for number, character in enumerate(word.rstrip()):
+        used += cells_of(character)
+        if used > width and number > start:
+            yield word[start:number]
+            start, used = number, cells_of(character)
+    yield word[start:]
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -7,13 +7,13 @@ front, and unasked only if more keys match without them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
 from ckptdoctor.errors import KeyCollision
-from ckptdoctor.model import Manifest
+from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.text import did_you_mean, listing, plural
 
 Place = tuple[str, ...]
@@ -104,59 +104,77 @@ def align(source: Manifest, target: Manifest | None, strip: Sequence[str] | None
         return Aligned(
             stripped(source, EVERYWHERE if strip is None else strip), target and stripped(target, EVERYWHERE)
         )
-    pairs = list(product(_prefixes(source), _prefixes(target)))
-    pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))  # the first of the best: nothing goes without need
-    best = (
-        max(pairs, key=lambda pair: len(_keys(source, pair[0]) & _keys(target, pair[1])))
-        if len(pairs) > 1
-        else pairs[0]
-    )
-    return Aligned(stripped(source, (*EVERYWHERE, *best[0])), stripped(target, (*EVERYWHERE, *best[1])))
+    ours, theirs = _best_fronts(source, target)
+    return Aligned(stripped(source, (*EVERYWHERE, *ours)), stripped(target, (*EVERYWHERE, *theirs)))
+
+
+def _best_fronts(source: Manifest, target: Manifest) -> tuple[Place, Place]:
+    """What to take from the front of both sides, so that the most keys match; of the best the shortest."""
+    plain = [{*_shortened(side, EVERYWHERE)} for side in (source, target)]
+    if len(plain[0] & plain[1]) == min(len(source), len(target)):
+        return (), ()
+    ours, theirs = map(_by_front, plain)
+    pairs = sorted(product(ours, theirs), key=lambda pair: len(pair[0]) + len(pair[1]))
+    return max(pairs, key=lambda pair: len(ours[pair[0]] & theirs[pair[1]]))
 
 
 def stripped(manifest: Manifest, segments: Sequence[str]) -> Manifest:
     """A manifest without these segments; `raw_key` keeps what stood in the file."""
-    renamed = {key: _short(key, segments) for key in manifest}
+    short = _shortened(manifest, segments)
+    if short == list(manifest):
+        return manifest.said_of(manifest.origin._replace(stripped=()))
+    changed = [(key, other) for key, other in zip(manifest, short, strict=True) if key != other]
+    renamed = dict(zip(manifest, short, strict=True))
     _check_distinct(renamed)
-    gone = [name for name in segments if any(_count(key, name) > _count(short, name) for key, short in renamed.items())]
+    before, after = (Counter(part for key in side for part in key.split(".")) for side in zip(*changed, strict=True))
     specs = (
-        replace(
-            spec,
-            key=renamed[spec.key],
-            tied_to=renamed[spec.tied_to] if spec.tied_to is not None else None,
-            raw_key=None if renamed[spec.key] == spec.stored_key else spec.stored_key,
+        TensorSpec(
+            key,
+            spec.shape,
+            spec.dtype,
+            spec.kind,
+            renamed[spec.tied_to] if spec.tied_to is not None else None,
+            None if key == spec.stored_key else spec.stored_key,
         )
-        for spec in manifest.values()
+        for key, spec in zip(short, manifest.values(), strict=True)
     )
-    return Manifest(specs, manifest.origin._replace(stripped=tuple(gone)))
+    gone = tuple(name for name in segments if before[name] > after[name])
+    return Manifest(specs, manifest.origin._replace(stripped=gone))
 
 
-def _short(key: str, segments: Sequence[str]) -> str:
+def _shortened(keys: Collection[str], segments: Sequence[str]) -> list[str]:
+    """The keys without the segments. Most keys have none of them that may stand anywhere: that is asked of all at once."""
     front = [name for name in segments if name not in EVERYWHERE]
-    parts = [part for part in key.split(".") if part not in EVERYWHERE or part not in segments]
-    while len(parts) > 1 and parts[0] in front:
-        front.remove(parts[0])
-        parts = parts[1:]
-    return ".".join(parts)
+    text = "\n".join(keys) if len(front) < len(segments) else ""
+    everywhere = {name for name in segments if name in EVERYWHERE and name in text}
+    if not everywhere and len(front) < 2:  # nearly always, and much faster
+        return [key.removeprefix(f"{front[0]}.") for key in keys] if front else list(keys)
+    return [_short(key, everywhere, front) for key in keys]
 
 
-def _count(key: str, segment: str) -> int:
-    return key.split(".").count(segment)
+def _short(key: str, everywhere: Collection[str], front: Iterable[str]) -> str:
+    if everywhere:
+        key = ".".join(part for part in key.split(".") if part not in everywhere)
+    left = [*front]
+    while left:
+        first, dot, rest = key.partition(".")
+        if not dot or first not in left:
+            break
+        left.remove(first)
+        key = rest
+    return key
 
 
-def _prefixes(manifest: Manifest, depth: int = 3) -> list[tuple[str, ...]]:
-    """What could be taken from the front of some keys: sequences of names of IN_FRONT, up to `depth` of them."""
-    found: list[tuple[str, ...]] = [()]
-    for prefix in found:
-        fronts = (
-            {key.split(".", 1)[0] for key in _keys(manifest, prefix) if "." in key} if len(prefix) < depth else set()
-        )
-        found += [(*prefix, name) for name in IN_FRONT if name in fronts]
+def _by_front(keys: set[str], depth: int = 3) -> dict[Place, set[str]]:
+    """What could be taken from the front of some keys, sequences of up to `depth` names of IN_FRONT, and the keys without."""
+    found: dict[Place, set[str]] = {(): keys}
+    waiting: list[Place] = [()]
+    for front in waiting:
+        rest = found[front] = {*_shortened(keys, front)} if front else keys
+        text = "\n".join(("", *rest))  # where a key has a line of its own in it, there is one more to try, and no harm
+        if len(front) < depth:
+            waiting += [(*front, name) for name in IN_FRONT if f"\n{name}." in text]
     return found
-
-
-def _keys(manifest: Manifest, prefix: Sequence[str]) -> set[str]:
-    return {_short(key, (*EVERYWHERE, *prefix)) for key in manifest}
 
 
 def _check_distinct(renamed: Mapping[str, str]) -> None:

@@ -32,7 +32,7 @@ def next_after_diff(plan: Plan, source: str, target: str | None) -> str | None:
     """What one would do after a diff."""
     if not plan.has_target:
         return None
-    if any(step.status in ("missing", "mismatched") for step in plan.steps):
+    if plan.counts["missing"] or plan.counts["mismatched"]:
         return f"say in a map what belongs together, then: {next_command('diff', source, target)} --map MAP.yaml"
     if plan.maps:
         maps = (word for key_map in plan.maps for word in ("-m", key_map.path))

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from ckptdoctor.model import Manifest
@@ -30,7 +29,7 @@ class Naming(NamedTuple):
             return None if outside else {key: key.removeprefix(self.left_out) for key in keys}
         if unwrap:
             return {key: key for key in keys}
-        named = Manifest(replace(self.source[key], raw_key=name, tied_to=None) for name, key in self.keys.items())
+        named = Manifest(self.source[key]._replace(raw_key=name, tied_to=None) for name, key in self.keys.items())
         return rewrapped(keys, named)
 
 

@@ -6,7 +6,10 @@ target its class is the status of its tensor, or `new`, where an op of a rule ad
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from math import prod
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.model import TensorSpec
@@ -26,10 +29,9 @@ class Amount(NamedTuple):
     elements: int = 0
     bytes: int = 0
 
-    def plus(self, tensors: int, elements: int, spec: TensorSpec) -> Amount:
-        """With so many elements of a tensor more."""
-        size = spec.nbytes if elements == spec.numel else elements * spec.dtype.bits // 8
-        return Amount(self.tensors + tensors, self.elements + elements, self.bytes + size)
+    def plus(self, tensors: int, elements: int, nbytes: int) -> Amount:
+        """With so much more."""
+        return Amount(self.tensors + tensors, self.elements + elements, self.bytes + nbytes)
 
 
 class Balance(NamedTuple):
@@ -41,32 +43,50 @@ class Balance(NamedTuple):
 
 def balance_of(plan: Plan) -> Balance:
     """The balance of a plan. Raises AssertionError if it does not add up, which would be a defect of ours."""
-    source = _source_side(plan)
-    target = {name: Amount() for name in TARGET_CLASSES}
-    for step in plan.steps:
-        new = step.new if step.filled else 0
-        target[step.status] = target[step.status].plus(1, step.target.numel - new, step.target)
-        target["new"] = target["new"].plus(0, new, step.target)
+    source, target = _source_side(plan), _target_side(plan)
     for side, manifest in ((source, plan.source), (target, plan.target)):
         _check(side, manifest)
     return Balance(*({name: amount for name, amount in side.items() if any(amount)} for side in (source, target)))
 
 
 def _source_side(plan: Plan) -> dict[str, Amount]:
-    classes = {name: Amount() for name in SOURCE_CLASSES}
-    left_out = _left_out(plan)
     rest = {remainder.source.key: remainder.status for remainder in plan.remainders}
-    for key, spec in plan.source.items():
-        cut = left_out.get(key, 0)
-        name = rest.get(key, "used")
-        classes[name] = classes[name].plus(1, spec.numel - cut, spec)
-        classes["left_out"] = classes["left_out"].plus(0, cut, spec)
-    return classes
+    left_out = _left_out(plan)
+    names = [rest.get(key, "used") for key in plan.source]
+    cuts = [left_out.get(key, 0) for key in plan.source]
+    return _summed(SOURCE_CLASSES, "left_out", names, plan.source.values(), cuts)
+
+
+def _target_side(plan: Plan) -> dict[str, Amount]:
+    names, specs = map(attrgetter("status"), plan.steps), map(attrgetter("target"), plan.steps)
+    new = [step.new if step.new and step.filled else 0 for step in plan.steps]
+    return _summed(TARGET_CLASSES, "new", names, [*specs], new)
+
+
+def _summed(
+    classes: Iterable[str],
+    part_class: str,
+    names: Iterable[str],
+    specs: Collection[TensorSpec],
+    parts: Iterable[int],
+) -> dict[str, Amount]:
+    """Amounts of tensors, each in its class but for the elements of it that are in the class of parts.
+
+    Few differ in all that counts here: those that do not are taken together.
+    """
+    sums = {name: Amount() for name in classes}
+    shapes, widths = map(attrgetter("shape"), specs), map(attrgetter("dtype.bits"), specs)
+    for (name, shape, bits, part), count in Counter(zip(names, shapes, widths, parts, strict=True)).items():
+        numel = prod(shape)
+        nbytes, cut = (numel * bits + 7) // 8, part * bits // 8
+        sums[name] = sums[name].plus(count, count * (numel - part), count * (nbytes - cut))
+        sums[part_class] = sums[part_class].plus(0, count * part, count * cut)
+    return sums
 
 
 def _check(side: Mapping[str, Amount], manifest: Manifest) -> None:
     tensors, elements = (sum(amount[place] for amount in side.values()) for place in (0, 1))
-    if (tensors, elements) != (len(manifest), sum(spec.numel for spec in manifest.values())):
+    if (tensors, elements) != (len(manifest), sum(map(prod, map(attrgetter("shape"), manifest.values())))):
         raise AssertionError(f"the plan does not add up: {dict(side)} of {manifest!r}")
 
 

@@ -77,7 +77,7 @@ def invert(plan: Plan) -> Inversion:
     lost = _lost(plan, made, ways)
     reasons = {key: each for each in lost for key in each.keys}
     for key, each in reasons.items():
-        made[key] = replace(made[key], rule=each.rule, why=f"{each.place} cannot be undone: {each.reason}")
+        made[key] = made[key]._replace(rule=each.rule, why=f"{each.place} cannot be undone: {each.reason}")
     maps, edits = _maps_back(plan.maps)
     steps = tuple(made.values())
     rest = _remainders(plan, steps, reasons)
@@ -93,7 +93,7 @@ def _step(source: TensorSpec, way: Way | None, rules: Mapping[str, Location | No
     status: Status = "computed"
     if isinstance(way.expression, Take):
         status = "loaded" if first == source.key else "renamed"
-    given = replace(way.spec, key=source.key, tied_to=None, raw_key=None)
+    given = way.spec._replace(key=source.key, tied_to=None, raw_key=None)
     return Step(source, status, way.expression, given, rules[first] if status != "loaded" else None)
 
 
@@ -103,9 +103,9 @@ def _leave_unfilled(plan: Plan, made: dict[str, Step]) -> None:
         key = rest.source.key
         if rest.status == "dropped":
             why = f"dropped on the way there: {rest.why}"
-            made[key] = replace(made[key], status="fresh", rule=rest.rule, why=why)
+            made[key] = made[key]._replace(status="fresh", rule=rest.rule, why=why)
         elif rest.status == "mismatched":
-            made[key] = replace(made[key], status="mismatched", expression=Take(key), given=plan.target[key])
+            made[key] = made[key]._replace(status="mismatched", expression=Take(key), given=plan.target[key])
 
 
 def _lost(plan: Plan, made: Mapping[str, Step], ways: Ways) -> tuple[Lost, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdoctor.errors import PlanError
 from ckptdoctor.model import Manifest
 from ckptdoctor.plan.balance import balance_of
-from ckptdoctor.plan.settle import image_of, remainders, steps_for
+from ckptdoctor.plan.settle import image_of, remainders, steps_by_name, steps_for
 from ckptdoctor.plan.stage import Stage, Value, run_stage
 from ckptdoctor.plan.tying import declared_ties, share
 from ckptdoctor.plan.types import Plan, Take, taken_keys
@@ -28,8 +28,10 @@ def make_plan(source: Manifest, target: Manifest | None = None, maps: KeyMap | S
     another shape.
     """
     maps = tuple(maps) if isinstance(maps, Sequence) else (maps,)
+    if target is not None and not maps:
+        return _plan_by_name(source, target)
     problems: list[PlanError] = []
-    values = {key: Value(spec, Take(key)) for key, spec in source.items()}
+    values: Mapping[str, Value] = {key: Value(spec, Take(key)) for key, spec in source.items()}
     dropped: dict[str, Declaration] = {}
     stages: list[Stage] = []
     for number, key_map in enumerate(maps or (None,), 1):
@@ -47,13 +49,22 @@ def make_plan(source: Manifest, target: Manifest | None = None, maps: KeyMap | S
     fresh = _fresh(maps, stages, image, problems) if target is not None else {}
     made = steps_for(image, values, fresh, problems)
     share(made, declared_ties(maps, image, problems), source, problems)
-    steps = tuple(made.values())
     if problems:
         raise _error(problems)
-    rest = remainders(source, steps, dropped)
-    plan = Plan(source, image, maps, steps, rest, has_target=target is not None)
+    steps = tuple(made.values())
+    plan = Plan(source, image, maps, steps, remainders(source, steps, dropped), has_target=target is not None)
     balance_of(plan)  # every element of both sides is in one class, or we are wrong
     return replace(plan, warnings=warnings_for(plan))
+
+
+def _plan_by_name(source: Manifest, target: Manifest) -> Plan:
+    """The plan without a map, which nothing can be wrong with: what would be made on the way is as large as the plan."""
+    made = steps_by_name(source, target)
+    share(made, {}, source, [])
+    steps = tuple(made.values())
+    plan = Plan(source, target, (), steps, remainders(source, steps, {}), has_target=True)
+    balance_of(plan)
+    return plan
 
 
 def _error(problems: Sequence[PlanError]) -> PlanError:

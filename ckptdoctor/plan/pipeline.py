@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdoctor.errors import PlanError, ShapeError
@@ -133,7 +132,7 @@ def _applied(rule: Rule, op: Op, group: Sequence[Value], wanted: tuple[TensorSpe
     expressions = tuple(value.expression for value in group)
     return [
         Value(
-            replace(specs[0], shape=shape, dtype=dtype),
+            specs[0]._replace(shape=shape, dtype=dtype),
             Apply(fitted, expressions, number),
             rule.location,
             new=new[number],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from ckptdoctor.errors import CountMismatch, KeyCollision, Location, PlanError, ShapeError, UnusedRule
 from ckptdoctor.keymap import Declaration, KeyMap, Rule
@@ -131,7 +130,7 @@ def _put(stage: Stage, rule: Rule, place: tuple[str, int], key: str, value: Valu
         stage.problems.append(_collision(rule, place[0], key, other))
         return False
     stage.made_of[key] = place
-    spec = replace(value.spec, key=key, tied_to=None, raw_key=None)
+    spec = value.spec._replace(key=key, tied_to=None, raw_key=None)
     stage.made[key] = value._replace(spec=spec, rule=rule.location)
     return True
 

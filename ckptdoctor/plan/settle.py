@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdoctor.errors import KeyCollision, PlanError, ShapeError
@@ -27,7 +26,7 @@ def image_of(values: Mapping[str, Value], source: Manifest) -> Manifest:
         taken = value.expression.key if isinstance(value.expression, Take) else None
         shared = source[taken].tied_to or taken if taken is not None else key
         first = firsts.setdefault((shared, taken is None), key)
-        specs.append(replace(value.spec, key=key, raw_key=None, tied_to=None if first == key else first))
+        specs.append(value.spec._replace(key=key, raw_key=None, tied_to=None if first == key else first))
     return Manifest(specs, Origin("(the image of the map)", "image"))
 
 
@@ -40,13 +39,27 @@ def steps_for(
     """A step for each target tensor, in order. What a rule made has to fit; what only has the same name may not."""
     unknown: dict[Location, dict[str, list[str]]] = {}
     for key, value in values.items():
-        if value.rule is not None and key not in target:
+        if value.rule is None:
+            continue
+        if key not in target:
             unknown.setdefault(value.rule, {})[key] = list(taken_keys(value.expression))
-        elif value.rule is not None and (problem := _misfit(key, value, fresh, target)) is not None:
+        elif (problem := _misfit(key, value, fresh, target)) is not None:
             problems.append(problem)
     for rule, made in unknown.items():
         problems.append(hints.unknown_target(made, rule, target, told=len(problems)))
     return {key: _step(spec, values.get(key), fresh.get(key)) for key, spec in target.items()}
+
+
+def steps_by_name(source: Manifest, target: Manifest) -> dict[str, Step]:
+    """The same where there is no map: every tensor is filled by that of its own name."""
+    given = dict(source.items())
+    return {key: _step_by_name(spec, given.get(key)) for key, spec in target.items()}
+
+
+def _step_by_name(target: TensorSpec, given: TensorSpec | None) -> Step:
+    if given is None:
+        return Step(target, "missing")
+    return Step(target, "loaded" if given.shape == target.shape else "mismatched", Take(given.key), given)
 
 
 def _misfit(key: str, value: Value, fresh: Mapping[str, Fresh], target: Manifest) -> PlanError | None:
@@ -88,8 +101,13 @@ def _status(key: str, value: Value) -> Status:
 
 def remainders(source: Manifest, steps: Sequence[Step], dropped: Mapping[str, Declaration]) -> tuple[Remainder, ...]:
     """Every source tensor that no step uses, with the reason."""
-    used = {key for step in steps if step.has_values for key in step.sources}
-    mismatched = {key for step in steps if step.status == "mismatched" for key in step.sources}
+    used = {step.target.key for step in steps if step.status == "loaded"}  # of the tensor of its own name
+    mismatched: set[str] = set()
+    for step in (step for step in steps if step.status not in ("loaded", "missing")):
+        if step.status == "mismatched":
+            mismatched.update(step.sources)
+        elif step.has_values:
+            used.update(step.sources)
     return tuple(
         _remainder(spec, dropped.get(key), mismatched=key in mismatched)
         for key, spec in source.items()

@@ -39,7 +39,7 @@ class Stage:
     targets: Mapping[str, TensorSpec] | None = None
     made: dict[str, Value] = field(default_factory=dict)
     made_of: dict[str, tuple[str, int]] = field(default_factory=dict)
-    passed: dict[str, Value] = field(default_factory=dict)
+    passed: Mapping[str, Value] = field(default_factory=dict)
     dropped: dict[str, tuple[Value, Declaration]] = field(default_factory=dict)
     problems: list[PlanError] = field(default_factory=list)
 
@@ -58,13 +58,15 @@ class Stage:
         return Keys(self.targets or {})
 
     @property
-    def outputs(self) -> dict[str, Value]:
+    def outputs(self) -> Mapping[str, Value]:
         """What the next stage, or the target, sees, in the order of the inputs, never in that of the rules.
 
         A rule's output wins over a tensor that only has the same name.
         """
+        if not self.made:
+            return self.passed
         position = {key: number for number, key in enumerate(self.inputs)}
-        together = self.passed | self.made
+        together = {**self.passed, **self.made}
         first_of = {key: self.made_of.get(key, (key, 0)) for key in together}
         order = {key: (position[first], number, key) for key, (first, number) in first_of.items()}
         return {key: together[key] for key in sorted(together, key=order.__getitem__)}
@@ -79,10 +81,11 @@ def run_stage(
 ) -> Stage:
     """Apply one map (None: identity alone). Only the last one makes the target's keys."""
     stage = Stage(inputs, target_keys, target_keys if last else None)
-    taken: set[str] = set()
-    if key_map is not None:
-        from ckptdoctor.plan.rules import fire
+    if key_map is None:
+        stage.passed = inputs
+        return stage
+    from ckptdoctor.plan.rules import fire
 
-        taken = fire(stage, key_map)
+    taken = fire(stage, key_map)
     stage.passed = {key: value for key, value in inputs.items() if key not in taken and key not in stage.dropped}
     return stage

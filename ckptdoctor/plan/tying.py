@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
@@ -110,7 +109,9 @@ def _fit(declaration: Declaration, keys: Sequence[str], target: Manifest, proble
 def share(steps: dict[str, Step], ties: Mapping[str, Tie], source: Manifest, problems: list[PlanError]) -> None:
     """A missing tensor is filled through a tensor that shares its memory, whichever of them gets values, or fresh with it."""
     for key, tie in ties.items():
-        steps[key] = replace(steps[key], tie=tie.first)
+        steps[key] = steps[key]._replace(tie=tie.first)
+    if not ties and all(step.target.tied_to is None for step in steps.values()):
+        return
     groups: dict[str, list[str]] = {}
     for key, step in steps.items():
         groups.setdefault(step.memory, []).append(key)
@@ -130,12 +131,12 @@ def _share_one(group: Mapping[str, Step], steps: dict[str, Step], tie: Tie | Non
         if step.status not in ("missing", "fresh"):
             continue
         if filled is not None and filled.given is not None:
-            given = replace(step.target, dtype=filled.given.dtype)
+            given = step.target._replace(dtype=filled.given.dtype)
             why = tie.declaration.why if tie is not None else f"shares memory with {filled.target.key}"
             rule = tie.declaration.location if tie is not None else None
             steps[key] = Step(step.target, "tied", given=given, rule=rule, why=why, tie=step.tie)
         elif fresh is not None and (step.status == "missing" or _says(fresh) > _says(step)):
-            steps[key] = replace(fresh, target=step.target)
+            steps[key] = fresh._replace(target=step.target)
 
 
 def _says(step: Step) -> bool:

@@ -60,8 +60,7 @@ def over_firsts(expression: Expression, source: Manifest) -> Expression:
     return expression._replace(inputs=tuple(over_firsts(inner, source) for inner in expression.inputs))
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """What becomes of one target tensor.
 
     `expression` makes its values of the source's; `given` is what comes out, with its own shape and dtype. For `mismatched`
@@ -84,6 +83,8 @@ class Step:
     @property
     def sources(self) -> tuple[str, ...]:
         """The source keys it reads (for `mismatched`: would read)."""
+        if isinstance(self.expression, Take):
+            return (self.expression.key,)
         return tuple(taken_keys(self.expression))
 
     @property
@@ -99,7 +100,7 @@ class Step:
     @property
     def has_values(self) -> bool:
         """Whether the plan knows its values: from the checkpoint, or made by an `init` that is not the constructor."""
-        return self.filled or (self.init is not None and not self.of_model)
+        return self.status not in RANDOM or (self.init is not None and not self.of_model)
 
     @property
     def ops(self) -> tuple[str, ...]:
@@ -125,7 +126,7 @@ class Step:
     @property
     def other_dtype(self) -> bool:
         """Whether the values come in another dtype than the target's."""
-        return self.filled and self.given is not None and self.given.dtype != self.target.dtype
+        return self.given is not None and self.given.dtype.name != self.target.dtype.name and self.filled
 
 
 class Remainder(NamedTuple):
@@ -167,17 +168,22 @@ class Plan:
     @cached_property
     def random_parameters(self) -> int:
         """Parameters that would stay random, declared ones too."""
-        return sum(step.random_parameters for step in self.steps)
+        return sum(step.random_parameters for step in self._random)
 
     @cached_property
     def fresh_parameters(self) -> int:
         """The part of the random parameters that a map declares: fresh tensors, and elements that its ops add."""
-        return sum(step.random_parameters for step in self.steps if step.status == "fresh" or step.filled)
+        return sum(step.random_parameters for step in self._random if step.status == "fresh" or step.filled)
 
     @cached_property
     def random_buffers(self) -> int:
         """Elements of buffers that would keep their constructor's values."""
-        return sum(step.random for step in self.steps if step.target.kind == "buffer")
+        return sum(step.random for step in self._random if step.target.kind == "buffer")
+
+    @cached_property
+    def _random(self) -> list[Step]:
+        """The steps with anything random in them: most plans have few."""
+        return [step for step in self.steps if step.new or step.status in RANDOM]
 
     @property
     def random_share(self) -> float:

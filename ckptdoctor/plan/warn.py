@@ -14,20 +14,22 @@ _NAMED = 5
 
 def warnings_for(plan: Plan) -> tuple[str, ...]:
     """Every warning once, in the order of the target."""
+    moved = [step for step in plan.steps if step.status == "renamed" and isinstance(step.expression, Take)]
+    if not moved:
+        return ()
     unused = _stacks((rest.source.key, rest.source.counted) for rest in plan.remainders)
     random = _stacks((step.target.key, step.random_parameters) for step in plan.steps if step.random)
     found: dict[str, None] = {}
-    for step in plan.steps:
-        if step.status == "renamed" and isinstance(step.expression, Take):
-            source, target = _module(step.expression.key), _module(step.target.key)
-            for left, fate in (
-                (_left_behind(source, target, unused), "of the checkpoint would stay unused"),
-                (_left_behind(target, source, random), "of the target would stay random"),
-            ):
-                if left:
-                    names, parameters = _joined(left), plural(sum(left.values()), "parameter")
-                    moved = f"{source} -> {target} fits in shape, but {names} {fate} ({parameters})"
-                    found[f"{moved}: the model computes another function"] = None
+    for step in moved:
+        source, target = _module(step.sources[0]), _module(step.target.key)
+        for left, fate in (
+            (_left_behind(source, target, unused), "of the checkpoint would stay unused"),
+            (_left_behind(target, source, random), "of the target would stay random"),
+        ):
+            if left:
+                names, parameters = _joined(left), plural(sum(left.values()), "parameter")
+                what = f"{source} -> {target} fits in shape, but {names} {fate} ({parameters})"
+                found[f"{what}: the model computes another function"] = None
     return tuple(found)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ckptdoctor.ops import Op, OpError
@@ -127,7 +126,7 @@ def _undone(application: Application, found: int, specs: Specs, known: Mapping[E
 
 def _made(op: Op, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
     return tuple(
-        replace(inputs[0], shape=shape, dtype=dtype, tied_to=None, raw_key=None)
+        inputs[0]._replace(shape=shape, dtype=dtype, tied_to=None, raw_key=None)
         for shape, dtype in op.out_specs(inputs)
     )
 

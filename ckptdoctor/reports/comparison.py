@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptdoctor.grouping import labels
-from ckptdoctor.model import Manifest, TensorSpec
-from ckptdoctor.plan import Plan, Remainder, Step, balance_of
-from ckptdoctor.reports.base import Column, Page, Row, Table, Tone
-from ckptdoctor.text import plural, shape_text
+from ckptdoctor.model import Manifest
+from ckptdoctor.plan import Plan, balance_of
+from ckptdoctor.reports.base import Column, Page, Row, Table
+from ckptdoctor.reports.keys_table import keys_table
+from ckptdoctor.text import plural
 
 if TYPE_CHECKING:
     from ckptdoctor.policy import Verdict
-
-_MARKS = {
-    "missing": "+",
-    "fresh": "+",
-    "unexpected": "-",
-    "dropped": "-",
-    "mismatched": "~",
-    "renamed": "~",
-    "computed": "~",
-}
-_TONES: dict[str, Tone] = {
-    "missing": "bad",
-    "mismatched": "bad",
-    "unexpected": "note",
-    "fresh": "note",
-    "dropped": "note",
-}
-_ORDER = ("loaded", "tied", "renamed", "computed", "fresh", "missing", "mismatched", "unexpected", "dropped")
-_COLUMNS = (
-    Column("STATUS"),
-    Column("KEY", fold=True),
-    Column("CHECKPOINT"),
-    Column("TARGET"),
-    Column("PARAMETERS", right=True),
-)
 
 
 class Comparison(NamedTuple):
@@ -54,38 +29,10 @@ class Comparison(NamedTuple):
     facts: tuple[str, ...] = ()
 
 
-class _Line(NamedTuple):
-    """One tensor of either side as a row shows it."""
-
-    status: str
-    key: str
-    sources: tuple[str, ...]
-    given: TensorSpec | None
-    wanted: TensorSpec | None
-    parameters: int
-    why: str | None
-    come: str
-
-    @property
-    def alike(self) -> Hashable:
-        """Lines that are equal in this may stand in one row."""
-        kind = self.wanted.kind if self.wanted else None
-        return (
-            self.status,
-            _look(self.given),
-            _look(self.wanted),
-            kind,
-            self.why,
-            self.come,
-            len(self.sources),
-            self.parameters == 0,
-        )
-
-
 def comparison_page(comparison: Comparison) -> Page:
     """The page of a diff, a gate or a dry remap."""
     plan, verdict = comparison.plan, comparison.verdict
-    tables = [_keys_table(comparison)]
+    tables = [keys_table(plan, every_key=comparison.every_key, only=comparison.only)]
     if verdict is not None:
         tables.append(_checks_table(verdict))
     passed = verdict is None or verdict.passed
@@ -175,97 +122,6 @@ def _sentence(plan: Plan) -> str:
         amount = f"{plural(len(unexpected), 'tensor')} of the checkpoint ({plural(unused, 'parameter')})"
         parts.append(f"{amount} would not be used")
     return "; ".join(parts)
-
-
-def _keys_table(comparison: Comparison) -> Table:
-    lines = [_step_line(step, comparison.plan.source) for step in comparison.plan.steps]
-    lines += [_remainder_line(rest) for rest in comparison.plan.remainders if rest.status != "mismatched"]
-    if comparison.only is not None:
-        lines = [line for line in lines if not comparison.only.isdisjoint((line.key, *line.sources))]
-    position = {(line.status, line.key): number for number, line in enumerate(lines)}
-    groups: dict[Hashable, list[_Line]] = {}
-    for line in lines:
-        alone: Hashable = (line.status, line.key) if comparison.every_key else None
-        alike = alone or (line.status if line.status == "loaded" else line.alike)
-        groups.setdefault(alike, []).append(line)
-    rows = [row for group in groups.values() for row in _rows(group, comparison.every_key)]
-    rows.sort(key=lambda row: (_ORDER.index(row[0].status), position[row[0].status, row[0].key]))
-    return Table(_COLUMNS, tuple(row for _, row in rows))
-
-
-def _step_line(step: Step, source: Manifest) -> _Line:
-    sources = step.sources if step.status in ("renamed", "computed") else ()
-    why = f"{step.why}; init {step.init.describe()}" if step.init is not None else step.why
-    if step.filled and step.new:
-        why = f"{plural(step.new, 'element')} of it new"
-    come = _come(step, source) if step.status == "computed" else _cell(step.given)
-    return _Line(step.status, step.target.key, sources, step.given, step.target, step.target.counted, why, come)
-
-
-def _come(step: Step, source: Manifest) -> str:
-    """The shapes of what a tensor is computed of, in short."""
-    shapes = [shape_text(source[key].shape) for key in dict.fromkeys(step.sources)]
-    if len(set(shapes)) == 1:
-        return shapes[0] if len(shapes) == 1 else f"{len(shapes)} of {shapes[0]}"
-    return " + ".join(shapes) if len(shapes) < 4 else f"{len(shapes)} tensors"
-
-
-def _remainder_line(rest: Remainder) -> _Line:
-    spec = rest.source
-    return _Line(rest.status, spec.key, (), spec, None, spec.counted, rest.why, _cell(spec))
-
-
-def _rows(group: Sequence[_Line], every_key: bool) -> Iterable[tuple[_Line, Row]]:
-    """Rows of lines that may stand together, each with its first line."""
-    first = group[0]
-    if first.status == "loaded" and not every_key:
-        parameters = sum(line.parameters for line in group)
-        others = sum(1 for line in group if line.given and line.wanted and line.given.dtype != line.wanted.dtype)
-        note = f" ({others:,} of them in another dtype)" if others else ""
-        yield first, _row(first, plural(len(group), "key") + note, "", "", parameters)
-        return
-    by_key = {line.key: line for line in group}
-    for label in labels(by_key):
-        lines = [by_key[key] for key in label.keys]
-        for text, part in _with_sources(label.text, lines):
-            parameters = sum(line.parameters for line in part)
-            yield part[0], _row(part[0], text, part[0].come, _cell(part[0].wanted), parameters)
-
-
-def _with_sources(text: str, lines: Sequence[_Line]) -> Iterable[tuple[str, Sequence[_Line]]]:
-    """The label, followed by that of the sources if one label names them in the same order; else key by key."""
-    if not lines[0].sources:
-        yield text, lines
-        return
-    flat = [source for line in lines for source in line.sources]
-    found = labels(flat) if len(set(flat)) == len(flat) else []
-    if len(found) == 1 and list(found[0].keys) == flat:
-        yield f"{text} <- {found[0].text}", lines
-        return
-    for line in lines:
-        yield f"{line.key} <- {' + '.join(line.sources)}", [line]
-
-
-def _row(line: _Line, text: str, given: str, wanted: str, parameters: int) -> Row:
-    if line.given and line.wanted and given and line.given.dtype != line.wanted.dtype:
-        given, wanted = f"{given} {line.given.dtype}", f"{wanted} {line.wanted.dtype}"
-    count = f"{parameters:,}" if parameters or not _is_buffer(line) else "buffer"
-    if line.why and line.status in ("fresh", "dropped", "tied", "computed"):
-        text += f"  ({line.why})"
-    mark = _MARKS.get(line.status, " ")
-    return Row((f"{mark} {line.status}", text, given, wanted, count), _TONES.get(line.status, "plain"))
-
-
-def _is_buffer(line: _Line) -> bool:
-    return line.wanted is not None and line.wanted.kind == "buffer"
-
-
-def _look(spec: TensorSpec | None) -> Hashable:
-    return None if spec is None else (spec.shape, spec.dtype)
-
-
-def _cell(spec: TensorSpec | None) -> str:
-    return "" if spec is None else shape_text(spec.shape)
 
 
 def _checks_table(verdict: Verdict) -> Table:

@@ -244,7 +244,7 @@ class TestTheMap:
     )
     def test_awkward_keys(self, key: str) -> None:
         plan = make_plan(Manifest([spec(key), spec("n"), spec("d")]), Manifest([spec("z"), spec(f"{key}2")]))
-        steps = (replace(plan.steps[0], status="renamed", expression=Take(key), given=plan.source[key]), plan.steps[1])
+        steps = (plan.steps[0]._replace(status="renamed", expression=Take(key), given=plan.source[key]), plan.steps[1])
         rest = tuple(rest for rest in plan.remainders if rest.source.key != key)
         inversion = invert(replace(plan, steps=steps, remainders=rest, maps=(key_map(),)))
         back = make_plan(plan.target, plan.source, parse_map(inverse_map(inversion, key_map()).text))
@@ -253,7 +253,7 @@ class TestTheMap:
     @pytest.mark.parametrize("key", ["a*", "a..b", ".", "\ud800"])
     def test_keys_that_no_pattern_names(self, key: str) -> None:
         plan = make_plan(Manifest([spec(key)]), Manifest([spec("z")]))
-        step = replace(plan.steps[0], status="renamed", expression=Take(key), given=plan.source[key])
+        step = plan.steps[0]._replace(status="renamed", expression=Take(key), given=plan.source[key])
         inversion = invert(replace(plan, steps=(step,), remainders=(), maps=(key_map(),)))
         text, lost = inverse_map(inversion, key_map())
         assert [(each.keys, each.op) for each in lost] == [((key,), "rename")]

@@ -94,6 +94,15 @@ def test_eight_levels_are_read():
     assert loads(b"[" * 8 + b"]" * 8) == [[[[[[[[]]]]]]]]
 
 
+@pytest.mark.parametrize("raw", [b'{"a": 1, "a": 1}', b'{"a:b": 1, "a:b": 2}', b'{"a": {"b": ":"}, "\\u0061": {}}'])
+def test_a_doubled_name_is_found_whatever_the_caller_counts(raw):
+    for count in (0, 1, 2, raw.count(b":") + 1):
+        if count != raw.count(b":"):  # only a caller who counts names that are not there could hide one
+            with pytest.raises(StrictJsonError, match="twice"):
+                loads(raw, count_names=lambda _, count=count: count)
+    assert loads(b'{"a:b": {"c": 1}}', count_names=lambda _: 2) == {"a:b": {"c": 1}}
+
+
 def test_a_doubled_name_among_very_many_is_found_soon():
     names = ",".join(f'"k{i}": 0' for i in range(100_000))
     started = time.perf_counter()

@@ -7,15 +7,17 @@ memory are stored once and named in `__metadata__` as `safetensors.torch.save_mo
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptdoctor.errors import CorruptCheckpoint
 from ckptdoctor.files import TRUNCATED, SourceFile
 from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader
 from ckptdoctor.formats.tensors import StoredTensor
-from ckptdoctor.model import DTYPES, Manifest, TensorSpec, packed
+from ckptdoctor.model import DTYPES, DType, Manifest, TensorSpec, packed
 from ckptdoctor.strictjson import StrictJsonError, loads
 
 MAX_HEADER = 100_000_000
@@ -38,14 +40,12 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def __init__(self, source: SourceFile) -> None:
         super().__init__(source.path, source)
-        rows, metadata, self._data = _header(source)
-        self._spans = {key: span for key, (_, span) in rows.items()}
-        tied = {key: first for key, first in metadata.items() if first in rows and key not in rows and key != "format"}
+        own, self._spans, metadata, self._data = _header(source)
+        tied = {key: first for key, first in metadata.items() if first in own and key not in own and key != "format"}
         self.metadata = {name: text for name, text in metadata.items() if name not in tied}
-        specs = [spec for spec, _ in rows.values()]
-        specs += [_tied_spec(key, rows[first][0]) for key, first in tied.items()]
-        self._manifest = Manifest(specs)
-        self.places = {(): len(specs)}
+        ties = [own[first]._replace(key=key, tied_to=first) for key, first in tied.items()]
+        self._manifest = Manifest([*own.values(), *ties]) if ties else own
+        self.places = {(): len(self._manifest)}
 
     def manifest(self, place: Place) -> Manifest:
         """All tensors of the file."""
@@ -89,21 +89,35 @@ class SafetensorsReader(Reader):
             raise
 
 
-Row = tuple[TensorSpec, tuple[int, int]]
+class _Look(NamedTuple):
+    """What tensors of one dtype and shape have in common; of the many in a file, most look like another."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    nbytes: int
 
 
-def _header(source: SourceFile) -> tuple[dict[str, Row], dict[str, str], int]:
-    """Tensors with their spans, the metadata, and where the data begins."""
+def _header(source: SourceFile) -> tuple[Manifest, dict[str, list[int]], dict[str, str], int]:
+    """Tensors, their spans, the metadata, and where the data begins."""
     (length,) = struct.unpack("<Q", source.read(0, 8))
     if length > min(MAX_HEADER, source.size - 8):
         raise StrictJsonError(f"its header of {length:,} bytes ends beyond the file")
-    document = loads(source.read(8, length))
+    document = loads(source.read(8, length), max_nesting=None, count_names=_names)
     if not isinstance(document, dict):
         raise StrictJsonError("the header is no object")
     metadata = _metadata(document.pop("__metadata__", None))
-    rows = {key: _row(key, row) for key, row in document.items()}
-    _check_spans(rows, source.size - 8 - length)
-    return rows, metadata, 8 + length
+    names, shapes, spans = _columns(document)
+    looks = _looks(document, list(zip(names, map(tuple, shapes), strict=True)))
+    _check_spans(document, looks, spans, source.size - 8 - length)
+    specs = [TensorSpec(key, look.shape, look.dtype) for key, look in zip(document, looks, strict=True)]
+    return Manifest(specs), dict(zip(document, spans, strict=True)), metadata, 8 + length
+
+
+def _names(document: Any) -> int:
+    """The names in a header of the usual form; no number that could be right for anything else."""
+    if not isinstance(document, dict) or not _all_are(dict, document.values()):
+        return -1
+    return len(document) + sum(map(len, document.values()))
 
 
 def _metadata(value: Any) -> dict[str, str]:
@@ -114,34 +128,63 @@ def _metadata(value: Any) -> dict[str, str]:
     return value
 
 
-def _row(key: str, row: Any) -> Row:
-    if not isinstance(row, dict) or row.keys() != {"dtype", "shape", "data_offsets"}:
+def _columns(rows: Mapping[str, Any]) -> list[list[Any]]:
+    """Dtypes, shapes and spans of all rows. Types are asked of a whole column: one by one takes many times as long."""
+    kinds = {"dtype": str, "shape": list, "data_offsets": list}
+    regular = _all_are(dict, rows.values()) and set(map(len, rows.values())) <= {len(kinds)}
+    try:
+        columns = [[row[field] for row in rows.values()] for field in kinds] if regular else []
+    except KeyError:
+        regular = False
+    if not regular:
+        key = next(key for key, row in rows.items() if not isinstance(row, dict) or row.keys() != kinds.keys())
         raise StrictJsonError(f"the entry of {key!r} has not exactly dtype, shape and data_offsets")
-    shape, span = _counts(key, row["shape"]), _counts(key, row["data_offsets"])
-    if not isinstance(row["dtype"], str) or row["dtype"] not in DTYPE_NAMES:
-        raise StrictJsonError(f"{key!r} has the unknown dtype {row['dtype']!r}")
-    dtype = DTYPES[DTYPE_NAMES[row["dtype"]]]
+    for kind, column in zip(kinds.values(), columns, strict=True):
+        if not _all_are(kind, column) or (kind is list and not _all_are(int, chain.from_iterable(column))):
+            key = next(key for key, value in zip(rows, column, strict=True) if not _is_good(value, kind))
+            raise StrictJsonError(f"{key!r} has a shape or a span that is no list of counts, or no dtype")
+    return columns
+
+
+def _all_are(kind: type, values: Iterable[object]) -> bool:
+    return set(map(type, values)) <= {kind}
+
+
+def _is_good(value: Any, kind: type) -> bool:
+    return type(value) is kind and (not isinstance(value, list) or _all_are(int, value))
+
+
+def _looks(keys: Iterable[str], found: Sequence[tuple[Any, tuple[int, ...]]]) -> list[_Look]:
+    """The look of every tensor; each of them is checked once."""
+    known = {look: _look(key, *look) for look, key in dict(zip(found, keys, strict=True)).items()}
+    return [known[look] for look in found]
+
+
+def _look(key: str, name: Any, shape: tuple[int, ...]) -> _Look:
+    if name not in DTYPE_NAMES:
+        raise StrictJsonError(f"{key!r} has the unknown dtype {name!r}")
+    if not all(0 <= size < 1 << 63 for size in shape):
+        raise StrictJsonError(f"{key!r} has a shape that is no list of counts")
+    if len(shape) > 64:
+        raise StrictJsonError(f"{key!r} has more than 64 dimensions")
+    dtype = DTYPES[DTYPE_NAMES[name]]
     if dtype.name == "float4_e2m1fn_x2":  # torch counts pairs
         if not shape or shape[-1] % 2:
             raise StrictJsonError(f"{key!r} has an odd number of 4-bit elements")
         shape = (*shape[:-1], shape[-1] // 2)
-    spec = TensorSpec(key, shape, dtype)
-    if len(span) != 2 or spec.numel >= 1 << 63 or span[1] - span[0] != spec.nbytes or spec.numel * dtype.bits % 8:
-        raise StrictJsonError(f"the span of {key!r} does not fit its shape and dtype")
-    return spec, (span[0], span[1])
+    numel = prod(shape)
+    if numel >= 1 << 63 or numel * dtype.bits % 8:
+        raise StrictJsonError(f"{key!r} has a number of elements that no file can hold")
+    return _Look(dtype, shape, numel * dtype.bits // 8)
 
 
-def _counts(key: str, value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(type(x) is int and 0 <= x < 1 << 63 for x in value):
-        raise StrictJsonError(f"{key!r} has a shape or a span that is no list of counts")
-    if len(value) > 64:
-        raise StrictJsonError(f"{key!r} has more than 64 dimensions")
-    return tuple(value)
-
-
-def _check_spans(rows: Mapping[str, Row], size: int) -> None:
+def _check_spans(keys: Iterable[str], looks: Sequence[_Look], spans: Sequence[list[int]], size: int) -> None:
+    """Every tensor has the bytes that it needs, and all follow each other from the first byte to the last."""
     at = 0
-    for key, (_, (begin, end)) in sorted(rows.items(), key=lambda row: row[1][1]):
+    for span, key, look in sorted(zip(spans, keys, looks, strict=True)):
+        begin, end = span if len(span) == 2 else (0, -1)
+        if end - begin != look.nbytes:
+            raise StrictJsonError(f"the span of {key!r} does not fit its shape and dtype")
         if begin != at:
             raise StrictJsonError(f"the span of {key!r} overlaps another or leaves a gap")
         at = end
@@ -149,7 +192,3 @@ def _check_spans(rows: Mapping[str, Row], size: int) -> None:
         raise StrictJsonError(
             f"its data of {at:,} bytes ends {'after' if at > size else 'before'} the file does ({size:,})"
         )
-
-
-def _tied_spec(key: str, first: TensorSpec) -> TensorSpec:
-    return TensorSpec(key, first.shape, first.dtype, first.kind, first.key)
