@@ -117,6 +117,17 @@ class Manifest(Mapping[str, TensorSpec]):
             twice = Counter(spec.key for spec in specs).most_common(1)[0][0]
             raise ValueError(f"two tensors with the key {twice!r}")
 
+    @classmethod
+    def joined(cls, parts: Iterable[Manifest]) -> Manifest:
+        """The tensors of several, one after the other; raises ValueError if two have one key."""
+        whole, count = cls(()), 0
+        for part in parts:
+            whole._tensors.update(part._tensors)
+            count += len(part)
+        if len(whole) != count:
+            raise ValueError("two tensors with one key")
+        return whole
+
     def said_of(self, origin: Origin) -> Manifest:
         """The same tensors with another origin."""
         other = Manifest((), origin)

@@ -43,7 +43,7 @@ def read_index(path: Path) -> Index:
         raise invalid(path, str(error)) from None
     weights = document.get("weight_map") if isinstance(document, dict) else None
     metadata = document.get("metadata") or {} if isinstance(document, dict) else {}
-    if not isinstance(weights, dict) or not weights or not all(isinstance(name, str) for name in weights.values()):
+    if not isinstance(weights, dict) or set(map(type, weights.values())) != {str}:
         raise invalid(path, "there is no weight_map from keys to names of files")
     if not isinstance(metadata, dict):
         raise invalid(path, "its metadata is no mapping")

@@ -45,8 +45,10 @@ class ShardedCheckpoint(Checkpoint):
         left_over = [name for name in file_names(folder) if self.family.is_shard(name) and name not in shards]
         if left_over:
             self.notes = (f"left over in {folder}, in no index, and not read: {listing(left_over)}",)
-        _check_unique(folder, shards)
-        self._manifest = Manifest(chain.from_iterable(shard.manifest(()).values() for shard in shards.values()))
+        try:
+            self._manifest = Manifest.joined(shard.manifest(()) for shard in shards.values())
+        except ValueError:
+            raise _twice(folder, shards) from None
         self.places = {(): len(self._manifest)}
         if index is not None:
             _check_index(index, shards, self._manifest)
@@ -138,32 +140,31 @@ def _open_shards(folder: Path, names: Sequence[str], family: Family) -> dict[str
     return shards
 
 
-def _check_unique(folder: Path, shards: Mapping[str, Checkpoint]) -> None:
-    """Raise CorruptCheckpoint where two shards hold one key."""
-    if len(shards) < 2:
-        return
+def _twice(folder: Path, shards: Mapping[str, Checkpoint]) -> CorruptCheckpoint:
+    """The error for a key that two shards hold."""
     home: dict[str, str] = {}
-    for name, shard in shards.items():
-        for key in shard.manifest(()):
-            if home.setdefault(key, name) != name:
-                raise CorruptCheckpoint(
-                    f"{printable(key)} is in two shards of {folder}: {home[key]} and {name}",
-                    path=folder,
-                    hint="give the file that you want itself, or move the other out of the folder",
-                )
+    pairs = ((key, name) for name, shard in shards.items() for key in shard.manifest(()))
+    key, name = next((key, name) for key, name in pairs if home.setdefault(key, name) != name)
+    return CorruptCheckpoint(
+        f"{printable(key)} is in two shards of {folder}: {home[key]} and {name}",
+        path=folder,
+        hint="give the file that you want itself, or move the other out of the folder",
+    )
 
 
 def _check_index(index: Index, shards: Mapping[str, Checkpoint], manifest: Manifest) -> None:
     """Raise CorruptCheckpoint where the index says something else than the shards."""
     for name, keys in index.files.items():
         listed, others = shards[name].manifest(()), shards[name].others(())
+        if listed.keys() == set(keys):
+            continue
         if absent := [key for key in keys if key not in listed and key not in others]:
             raise invalid(index.path, f"{name} does not hold {listing(absent)}, as it says")
         unlisted = [key for key in listed.keys() - set(keys) if listed[key].tied_to is None]
         if unlisted:
             raise invalid(index.path, f"{name} holds {listing(sorted(unlisted))}, which it does not say")
     size = index.total_size
-    if size is not None and size not in (manifest.nbytes, sum(spec.nbytes for spec in manifest.values())):
+    if size not in (None, manifest.nbytes) and size != sum(spec.nbytes for spec in manifest.values()):
         raise invalid(index.path, f"its total_size is {size:,}, and the tensors have {manifest.nbytes:,} bytes")
 
 
