@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from benchmarks.machine import facts
-from benchmarks.measure import Process, Room, ckptdoctor, content_size, interleaved
+from benchmarks.measure import Command, Process, Room, ckptdoctor, content_size, interleaved
 from benchmarks.results import OURS, Bar, Work, as_text, judge
 
 SCHEMA = "ckptdoctor/benchmarks/1"
@@ -23,6 +23,7 @@ RESULTS = Path("bench/results.json")
 DIGESTS = f"{OURS} with digests"
 ROOM = 2.2
 """How many times the size is on the disk at once: a source, an output, and what is small."""
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -88,7 +89,7 @@ def out_folder(source: Path) -> Path:
 def remap(source: Path, rules: str, out: Path, *, digests: bool = False) -> Process:
     """Ours, with a map of these rules."""
     (source.parent / "map.yaml").write_text(f"ckptdoctor: 1\nrules:\n{rules}")
-    command = [*ckptdoctor, "remap", source, "-m", source.parent / "map.yaml", "-o", out]
+    command: Command = [*ckptdoctor, "remap", source, "-m", source.parent / "map.yaml", "-o", out]
     return Process(DIGESTS, command) if digests else Process(OURS, [*command, "--no-digests"])
 
 
@@ -114,7 +115,8 @@ def save(options: Options, works: Sequence[object]) -> None:
 @contextmanager
 def temporary_folder(options: Options) -> Iterator[Path]:
     """A folder with room for the data, gone afterwards however this ends, but for SIGKILL."""
-    signal.signal(signal.SIGTERM, _stop)
+    for number in _ENDINGS:
+        signal.signal(number, _stop)
     options.folder.mkdir(parents=True, exist_ok=True)
     needed = int(ROOM * options.size + 2e8)
     if (free := shutil.disk_usage(options.folder).free) < needed:
@@ -125,6 +127,9 @@ def temporary_folder(options: Options) -> Iterator[Path]:
 
 
 def _stop(number: int, _: object) -> NoReturn:
+    """End, and let nothing disturb the cleaning up: one Ctrl-C reaches every process of the terminal, some of them twice."""
+    for each in _ENDINGS:
+        signal.signal(each, signal.SIG_IGN)
     sys.exit(128 + number)
 
 

@@ -20,17 +20,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
 
+Command = Sequence[str | Path]
 MB = 1_000_000
 NO_FSYNC = "import os; os.fsync = lambda descriptor: None; from ckptdoctor.cli import main; main()"
 """None of the others waits for the disk: neither does ours here."""
-ckptdoctor = [sys.executable, "-c", NO_FSYNC]
+ckptdoctor: Command = [sys.executable, "-c", NO_FSYNC]
 
 
 class Process(NamedTuple):
     """One way to do a piece of work: what it is called in the tables, and a command line."""
 
     name: str
-    command: Sequence[str | Path]
+    command: Command
 
 
 class Room(NamedTuple):
@@ -91,7 +92,7 @@ def interleaved(
     return found
 
 
-def run(command: Sequence[str | Path]) -> tuple[float, float]:
+def run(command: Command) -> tuple[float, float]:
     """Seconds and MB of one process; raises ProcessFailed with the end of what it said."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryFile() as said:
@@ -119,7 +120,7 @@ def content_size(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _once(command: Sequence[str | Path], source: Path | None, room: Room | None) -> tuple[float, float]:
+def _once(command: Command, source: Path | None, room: Room | None) -> tuple[float, float]:
     if source is not None:
         _read(source)
     if room is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks import data
 from benchmarks.harness import Options, alone, compare
-from benchmarks.measure import Process, run
+from benchmarks.measure import Command, Process, run
 from benchmarks.results import Bar, Work
 
 TRIVIAL = "trivial Typer app"
@@ -36,15 +36,13 @@ LOAD = "import sys, torch; torch.load(sys.argv[1], mmap=True, weights_only=True)
 
 
 def measure(options: Options, folder: Path) -> Iterator[Work]:
-    tool, other, manifest, app = (
-        [sys.executable, "-m", "ckptdoctor"],
-        *(folder / n for n in ("b.ckpt", "m.json", "app.py")),
-    )
+    tool = [sys.executable, "-m", "ckptdoctor"]
+    other, manifest, app = folder / "b.ckpt", folder / "manifest.json", folder / "app.py"
     app.write_text(APP)
     with data.made(folder / "a.ckpt", "small_checkpoint") as source:
         shutil.copy(source, other)
         run([*tool, "inspect", source, "--manifest", manifest])
-        commands = {
+        commands: dict[str, Command] = {
             "inspect": ["inspect", source],
             "diff of two checkpoints": ["diff", source, other],
             "diff with a manifest": ["diff", source, manifest],
