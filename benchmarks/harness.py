@@ -108,7 +108,7 @@ def save(options: Options, works: Sequence[object]) -> None:
     """What is known so far: a run that is interrupted keeps what it has."""
     about = {"size": options.size, "rounds": options.rounds, "tensors": options.tensors}
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    document = {"schema": SCHEMA, "machine": facts(options.folder), "options": about, "works": works}
+    document = {"schema": SCHEMA, "machine": facts(options.folder, options.mergekit), "options": about, "works": works}
     options.json.write_text(json.dumps(document, indent=2) + "\n")
 
 

@@ -13,8 +13,12 @@ from pathlib import Path
 PACKAGES = ("torch", "safetensors", "transformers", "numpy", "typer", "rich")
 
 
-def facts(folder: Path) -> dict[str, object]:
-    """For a folder in which files are made: the machine, its kernel and file system, and versions."""
+def facts(folder: Path, mergekit: Path) -> dict[str, object]:
+    """For a folder in which files are made: the machine, its kernel and file system, and versions; mergekit has its own Python."""
+    versions = {name: _version(name) for name in PACKAGES}
+    versions["mergekit"] = _says(
+        str(mergekit), "-c", "from importlib.metadata import version as v; print(v('mergekit'))"
+    )
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cores": len(os.sched_getaffinity(0)),
@@ -25,7 +29,7 @@ def facts(folder: Path) -> dict[str, object]:
         "python": platform.python_version(),
         "cp": _says("cp", "--version"),
         "commit": _says("git", "describe", "--always", "--dirty"),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": {name: found for name, found in versions.items() if found},
     }
 
 

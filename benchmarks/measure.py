@@ -100,7 +100,7 @@ def run(command: Command) -> tuple[float, float]:
         try:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=environment)
         except OSError as error:
-            raise ProcessFailed(str(error)) from None
+            raise ProcessFailed(f"not run: {error}") from None
         try:
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
@@ -110,7 +110,7 @@ def run(command: Command) -> tuple[float, float]:
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise ProcessFailed(f"status {process.returncode}: {_last_line(said)}")
+            raise ProcessFailed(f"failed with status {process.returncode}: {_last_line(said)}")
     return seconds, usage.ru_maxrss * 1024 / MB
 
 
@@ -130,7 +130,7 @@ def _once(command: Command, source: Path | None, room: Room | None) -> tuple[flo
         os.sync()
         figures = run(command)
         if (size := content_size(room.path)) < room.least:
-            raise ProcessFailed(f"wrote {size:,} bytes where {room.least:,} were to be written")
+            raise ProcessFailed(f"failed: wrote {size:,} bytes where {room.least:,} were to be written")
     finally:
         shutil.rmtree(room.path)
     return figures

@@ -72,7 +72,7 @@ def _processes(works: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
             yield f"**{_title(work)}**", f"x {work['baseline']}", ""
         for name, process in work["processes"].items():
             if "failure" in process:
-                yield name, "", "failed"
+                yield f"{name} ({process['failure'].split(':')[0]})", "", ""
             elif process["times_baseline"] is None:
                 yield name, "", amount(process["peak_mb"], "MB")
             else:

@@ -80,7 +80,8 @@ def judge(bar: Bar, figures: Mapping[str, Figures]) -> Finding:
     failed = other is None or ours.failure is not None or other.failure is not None
     if bar.against is None:
         return Finding(bar.what or "peak memory", None if failed else ours.peak, bar.limit, unit="MB")
-    what = bar.what or (f"{bar.against} / time" if bar.at_least else f"time / {bar.against}")
+    ours_name = "time" if bar.of == OURS else bar.of.removeprefix(f"{OURS} ")
+    what = bar.what or (f"{bar.against} / {ours_name}" if bar.at_least else f"{ours_name} / {bar.against}")
     if other is None or failed:
         return Finding(what, None, bar.limit, bar.at_least)
     ratio = other.over(ours) if bar.at_least else ours.over(other)
@@ -102,7 +103,7 @@ def promise(finding: Mapping[str, Any]) -> str:
 def outcome(finding: Mapping[str, Any]) -> str:
     """What became of a bar."""
     if finding["found"] is None:
-        return "not run"
+        return "failed"
     return {True: "met", False: "**missed**", None: ""}[finding["met"]]
 
 
@@ -113,7 +114,7 @@ def as_text(work: Mapping[str, Any]) -> str:
         lines.append(f"  not run: {work['not_run']}")
     for name, process in work["processes"].items():
         if "failure" in process:
-            lines.append(f"  {name:<38} failed: {process['failure']}")
+            lines.append(f"  {name:<38} {process['failure']}")
             continue
         times = "" if process["times_baseline"] is None else f"{process['times_baseline']:8.2f} x {work['baseline']}"
         lines.append(f"  {name:<38} {process['median_seconds']:8.3f} s {process['peak_mb']:8,.0f} MB {times}")

@@ -23,6 +23,9 @@ def figures() -> dict[str, Figures]:
 def test_a_ratio_is_the_median_of_the_rounds():
     assert judge(Bar(1.1, "cp"), figures()) == Finding("time / cp", 1.0, 1.1)
     assert judge(Bar(0.9, "cp"), figures()).met is False
+    assert judge(
+        Bar(1, "cp", of="ckptdoctor with digests"), figures() | {"ckptdoctor with digests": figures()["cp"]}
+    ) == (Finding("with digests / cp", 1.0, 1))
     assert judge(Bar(60), figures()) == Finding("peak memory", 31.0, 60, unit="MB")
     assert judge(Bar(1.0, "cp", at_least=True), figures()) == Finding("cp / time", 1.0, 1.0, at_least=True)
     assert judge(Bar(0.5, "cp", factor=0.25), figures()).found == 0.25
@@ -40,9 +43,9 @@ def test_a_process_that_fails_is_said_and_the_others_go_on(tmp_path):
     ]
     found = interleaved(processes, 2, room=here)
     assert len(found["good"].seconds) == 2
-    assert found["little"].failure == "wrote 4 bytes where 5 were to be written"
-    assert found["bad"].failure == "status 1: no: really"
-    assert "No such file" in found["none"].failure
+    assert found["little"].failure == "failed: wrote 4 bytes where 5 were to be written"
+    assert found["bad"].failure == "failed with status 1: no: really"
+    assert found["none"].failure.startswith("not run: [Errno 2] No such file")
     assert not here.path.exists()
     assert judge(Bar(1, "bad", of="good"), found).met is None
 
