@@ -14,7 +14,7 @@ PACKAGES = ("torch", "safetensors", "transformers", "numpy", "typer", "rich")
 
 
 def facts(folder: Path, mergekit: Path) -> dict[str, object]:
-    """For a folder in which files are made: the machine, its kernel and file system, and versions; mergekit has its own Python."""
+    """The machine, its kernel, the file system of a folder, and versions (`mergekit` is a Python that has it)."""
     versions = {name: _version(name) for name in PACKAGES}
     versions["mergekit"] = _says(
         str(mergekit), "-c", "from importlib.metadata import version as v; print(v('mergekit'))"

@@ -24,6 +24,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
     options = parser.parse_args()
+    if not options.json.exists():
+        print(f"there is no {options.json}: make bench-full writes it", file=sys.stderr)
+        return 2
     text = options.readme.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         print(f"{options.readme} has no {BEGIN} and {END}", file=sys.stderr)
