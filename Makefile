@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint docs bench bench-full bench-readme bench-mergekit clean
 
 demo: $(INSTALLED)
 	PATH="$(BIN):$$PATH" bash examples/topoflow/demo.sh
@@ -20,9 +20,17 @@ lint: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/python docs/reference/generate.py
 
-bench: $(INSTALLED)
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/planning.py
+# 1 GB, some minutes; bench-full 5 GB, most of an hour and 12 GB of disk. Results go to bench/results.json, bench-readme to the README.
+bench bench-full: $(INSTALLED)
+	$(BIN)/python -m benchmarks --size $(if $(filter bench-full,$@),5GB,1GB)
+
+bench-readme: $(INSTALLED)
+	$(BIN)/python -m benchmarks.readme
+
+# mergekit for comparison, in an environment of its own; without it, it is reported as not run
+bench-mergekit: $(INSTALLED)
+	$(PYTHON) -m venv bench/mergekit
+	bench/mergekit/bin/python -m pip install --quiet mergekit==0.1.5 "$$(grep '^torch==' constraints.txt)"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; say which with: make PYTHON=/path/to/python3"; exit 1; }

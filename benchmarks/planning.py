@@ -1,23 +1,23 @@
 """What planning costs: 20 rules over 50,000 keys, beside reading the two manifests they are planned on, as ratios.
 
-    python benchmarks/planning.py [--keys 50000] [--runs 5]
+    python -m benchmarks.planning [--tensors 50000] [--rounds 5]
 
-Makes two safetensors files whose tensors are empty of data but for their headers, in a temporary folder. Prints the median
-ratio of plan to read over interleaved runs, and the peak memory of planning for half the keys and for all (it is linear
-if the second is twice the first).
+Two safetensors files of tiny tensors. What is found is the median ratio of plan to read over interleaved rounds in one process,
+and the peak memory of planning for all keys over that for half of them (it is linear if that is 2).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import tempfile
 import time
 import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ckptdoctor
+from benchmarks.harness import Options, alone
+from benchmarks.results import Finding, Work
 from ckptdoctor.keymap import KeyMap, parse_map
 
 RENAMES = 17
@@ -61,12 +61,6 @@ def rules() -> KeyMap:
     return parse_map("ckptdoctor: 1\nrules:\n" + "".join(f"  - {line}\n" for line in lines))
 
 
-def seconds(work: object) -> float:
-    start = time.perf_counter()
-    work()  # type: ignore[operator]
-    return time.perf_counter() - start
-
-
 def peak(folder: Path, keys: int, key_map: KeyMap) -> float:
     """MB at the most while a plan is made, beside its two manifests."""
     for name, shapes in zip(("old", "new"), sides(keys), strict=True):
@@ -80,26 +74,28 @@ def peak(folder: Path, keys: int, key_map: KeyMap) -> float:
     return most / 1e6
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keys", type=int, default=50_000)
-    parser.add_argument("--runs", type=int, default=5)
-    options = parser.parse_args()
+def measure(options: Options, folder: Path) -> Iterator[Work]:
     key_map = rules()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        half, whole = (peak(folder, keys, key_map) for keys in (options.keys // 2, options.keys))
-        paths = [folder / "old.safetensors", folder / "new.safetensors"]
-        source, target = map(ckptdoctor.read_manifest, paths)
-        ratios = [
-            seconds(lambda: ckptdoctor.make_plan(source, target, key_map))
-            / seconds(lambda: [ckptdoctor.read_manifest(path) for path in paths])
-            for _ in range(options.runs)
-        ]
-    print(f"{len(source):,} keys, {len(key_map.rules)} rules, median of {options.runs} interleaved runs")
-    print(f"planning / reading the two manifests: {statistics.median(ratios):.2f}")
-    print(f"peak memory of planning, all keys / half of them: {whole / half:.2f} ({whole:.0f} MB, {half:.0f} MB)")
+    half, whole = (peak(folder, keys, key_map) for keys in (options.tensors // 2, options.tensors))
+    paths = [folder / "old.safetensors", folder / "new.safetensors"]
+    source, target = map(ckptdoctor.read_manifest, paths)
+    ratios = [
+        seconds(lambda: ckptdoctor.make_plan(source, target, key_map))
+        / seconds(lambda: [ckptdoctor.read_manifest(path) for path in paths])
+        for _ in range(options.rounds)
+    ]
+    findings = [
+        Finding("planning / reading the two manifests", statistics.median(ratios)),
+        Finding("peak memory of planning, all keys / half of them", whole / half),
+    ]
+    yield Work(f"planning, {len(key_map.rules)} rules, {options.tensors:,} tensors", findings=findings)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":
-    main()
+    alone(measure, __doc__)

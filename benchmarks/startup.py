@@ -1,24 +1,23 @@
-"""What a start costs: ckptdoctor's commands beside a trivial Typer app that prints a Rich table, in turn, as ratios.
+"""What a start costs: commands on 120 tensors beside a trivial Typer app that prints a Rich table, and beside torch.load.
 
-    python benchmarks/startup.py [--runs 15]
-
-Makes its own files in a temporary folder: a torch checkpoint of 120 tensors with optimizer states, a copy, and a manifest.
+python -m benchmarks.startup [--rounds 15]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import shutil
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
-TRIVIAL = """
+from benchmarks import data
+from benchmarks.harness import Options, alone, compare
+from benchmarks.measure import Command, Process, run
+from benchmarks.results import Bar, Work
+
+TRIVIAL = "trivial Typer app"
+TORCH = "torch.load(mmap)"
+APP = """
 import typer
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
@@ -33,56 +32,37 @@ def main(rows: int = 10):
 
 app()
 """
-
-MAKE = """
-import torch
-from torch import nn
-model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(60)))
-optimizer = torch.optim.AdamW(model.parameters())
-model(torch.randn(1, 64)).sum().backward()
-optimizer.step()
-torch.save({"state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()]}, "base.ckpt")
-"""
+LOAD = "import sys, torch; torch.load(sys.argv[1], mmap=True, weights_only=True)"
 
 
-def seconds(command: list[str], folder: Path) -> float:
-    start = time.perf_counter()
-    subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - start
-
-
-def ratio(command: list[str], other: list[str], folder: Path, runs: int) -> float:
-    """Median over interleaved pairs of runs, after one of each that is not counted."""
-    seconds(command, folder), seconds(other, folder)
-    return statistics.median(seconds(command, folder) / seconds(other, folder) for _ in range(runs))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=15)
-    runs = parser.parse_args().runs
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
+def measure(options: Options, folder: Path) -> Iterator[Work]:
     tool = [sys.executable, "-m", "ckptdoctor"]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "trivial.py").write_text(TRIVIAL)
-        subprocess.run([sys.executable, "-c", MAKE], cwd=folder, check=True)
-        shutil.copy(folder / "base.ckpt", folder / "other.ckpt")
-        seconds([*tool, "inspect", "base.ckpt", "--manifest", "target.json"], folder)
-        trivial = [sys.executable, "trivial.py"]
-        torch_load = [sys.executable, "-c", "import torch; torch.load('base.ckpt', mmap=True, weights_only=True)"]
-        result = {
-            f"{' '.join(words)} / {label}": round(ratio([*tool, *words], other, folder, runs), 2)
-            for words in (
-                ["diff", "base.ckpt", "other.ckpt"],
-                ["diff", "base.ckpt", "target.json"],
-                ["gate", "base.ckpt", "target.json"],
-                ["inspect", "base.ckpt"],
-            )
-            for label, other in (("trivial Typer app", trivial), ("python -c torch.load(mmap)", torch_load))
+    other, manifest, app = folder / "b.ckpt", folder / "manifest.json", folder / "app.py"
+    app.write_text(APP)
+    with data.made(folder / "a.ckpt", "small_checkpoint") as source:
+        shutil.copy(source, other)
+        run([*tool, "inspect", source, "--manifest", manifest])
+        commands: dict[str, Command] = {
+            "inspect": ["inspect", source],
+            "diff of two checkpoints": ["diff", source, other],
+            "diff with a manifest": ["diff", source, manifest],
+            "gate with a manifest": ["gate", source, manifest],
         }
-    print(json.dumps({"runs": runs, "median of ratios": result}, indent=2))
+        processes = [
+            Process(TRIVIAL, [sys.executable, app]),
+            Process(TORCH, [sys.executable, "-c", LOAD, source]),
+            *(Process(name, [*tool, *words]) for name, words in commands.items()),
+        ]
+        bars = [
+            bar
+            for name in commands
+            for bar in (
+                Bar(1.5, TRIVIAL, of=name, what=f"{name} / {TRIVIAL}"),
+                Bar(5, TORCH, of=name, at_least=True, what=f"{TORCH} / {name}"),
+            )
+        ]
+        yield compare("120 tensors, torch zip", processes, bars, options, baseline=TRIVIAL)
 
 
 if __name__ == "__main__":
-    main()
+    alone(measure, __doc__)
