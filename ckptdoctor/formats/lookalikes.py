@@ -48,7 +48,7 @@ def _folder(probe: Probe) -> UnknownFormat:
     if "model_index.json" in names:
         return _unknown(probe, "a pipeline of several models", "give the folder of one of them")
     files = sorted(name for name in names if name.endswith((".ckpt", ".pt", ".pth", ".bin")))
-    hint = f"give one of the files in it: {listing(files)}" if files else "is it another folder?"
+    hint = f"give one of the files in it: {listing(files)}" if files else "give another folder, or the file itself"
     return _unknown(probe, "a folder without the weights of a model", hint)
 
 

@@ -312,7 +312,7 @@ def not_files(folder: Path) -> dict[str, tuple[Path, type[CheckpointError], str,
         "a loop of links": (folder / "loop", CheckpointNotFound, "cannot read", "path"),
         "below a file": (folder / "model.ckpt" / "x", CheckpointNotFound, "cannot read", "path"),
         "a name too long": (folder / ("n" * 300), CheckpointNotFound, "cannot read", "path"),
-        "a folder": (folder / "folder", UnknownFormat, "a folder", "one of the files"),
+        "a folder": (folder / "folder", UnknownFormat, "a folder", "another folder"),
         "a FIFO": (folder / "fifo", CheckpointNotFound, "not a regular file", "copy it"),
         "a device": (Path("/dev/zero"), CheckpointNotFound, "not a regular file", "copy it"),
     }
