@@ -1,14 +1,14 @@
 """Tensors on their way into an output: through the kernel where their bytes lie in a file already, else through memory.
 
-Digests are taken on a second thread, which reads along while the kernel copies. A writer moves everything first and asks for
-the sums afterwards.
+Digests are taken on other threads, which read along while the kernel copies: a kernel copies faster than one thread digests.
+A writer moves everything first and asks for the sums afterwards.
 """
 
 from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias
 
@@ -16,6 +16,7 @@ from ckptdoctor.files import OutputFile, Span
 from ckptdoctor.formats.base import Checkpoint, WriteOptions
 from ckptdoctor.formats.tensors import OutputTensor, checksum_error, chunks_of
 
+THREADS = 2
 Convert: TypeAlias = Callable[[memoryview], bytes]
 """Makes the bytes that stand in the file from those of the values (which are little-endian)."""
 
@@ -52,6 +53,17 @@ class Sums:
             self._crc = zlib.crc32(written, self._crc)
         return self._crc
 
+    def read(self, spans: Sequence[Span], *, crc: bool) -> None:
+        """Add bytes of files; with `crc`, they stand so in the output. The CRCs that are on record for them are checked."""
+        for span in spans:
+            alone, found = self.empty, 0
+            for chunk in span.views():
+                so_far = self.add(chunk, chunk if crc or (alone and span.crc) else None)
+                if span.crc:
+                    found = so_far if alone else zlib.crc32(chunk, found)
+            if found != span.crc:
+                raise checksum_error(span.file.path, span.name)
+
     def add_later(self, task: Future[None]) -> None:
         """What this does belongs to the sums."""
         self._tasks.append(task)
@@ -68,14 +80,14 @@ class Mover:
     def __init__(self, output: OutputFile, source: Checkpoint, options: WriteOptions, *, crcs: bool) -> None:
         self._output, self._source = output, source
         self._progress, self._crcs = options.progress, crcs
-        self._thread = ThreadPoolExecutor(1) if options.digests else None
+        self._threads = ThreadPoolExecutor(THREADS) if options.digests else None
 
     def __enter__(self) -> Mover:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._thread is not None:
-            self._thread.shutdown(cancel_futures=True)
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
 
     def reserve(self, size: int) -> None:
         """Ask for room for so many bytes, unless the source has holes, which take none."""
@@ -84,40 +96,39 @@ class Mover:
 
     def tensor(self, tensor: OutputTensor, convert: Convert | None = None) -> Sums:
         """Append the values of a tensor."""
-        sums = Sums()
-        for piece in tensor.pieces(self._source, checked=self._thread is not None):
+        sums, spans = Sums(), list[Span]()
+        for piece in tensor.pieces(self._source, checked=self._threads is not None):
             if isinstance(piece, Span) and convert is None:
-                self.span(piece, sums)
-            else:
-                for chunk in chunks_of([piece]):
-                    self._chunk(memoryview(chunk), convert, sums)
+                spans.append(piece)
+                continue
+            self._spans(spans, sums)
+            sums.wait()
+            spans = []
+            for chunk in chunks_of([piece]):
+                self._chunk(memoryview(chunk), convert, sums)
+        self._spans(spans, sums)
         return sums
 
     def span(self, span: Span, sums: Sums) -> None:
         """Append bytes of a file. With digests, the CRC that is on record for them is checked."""
-        if self._thread is None:
-            sums.complete = False
-        else:
-            sums.add_later(self._thread.submit(self._read_along, span, sums))
-        self._output.append(span, self._progress)
+        self._spans([span], sums)
+
+    def _spans(self, spans: Sequence[Span], sums: Sums) -> None:
+        if self._threads is None:
+            sums.complete = sums.complete and not spans
+        elif spans:
+            sums.add_later(self._threads.submit(sums.read, spans, crc=self._crcs))
+        for span in spans:
+            self._output.append(span, self._progress)
 
     def _chunk(self, values: memoryview, convert: Convert | None, sums: Sums) -> None:
         """Append bytes in memory; they may go when this returns."""
         written = values if convert is None else convert(values)
         summed = written if self._crcs else None
-        task = self._thread.submit(sums.add, values, summed) if self._thread is not None else None
+        task = self._threads.submit(sums.add, values, summed) if self._threads is not None else None
         self._output.write(written)
         self._progress(len(values))
         if task is not None:
             task.result()
         else:
             sums.add(values, summed)
-
-    def _read_along(self, span: Span, sums: Sums) -> None:
-        alone, crc = sums.empty, 0
-        for chunk in span.views():
-            so_far = sums.add(chunk, chunk if self._crcs or (alone and span.crc) else None)
-            if span.crc:
-                crc = so_far if alone else zlib.crc32(chunk, crc)
-        if crc != span.crc:
-            raise checksum_error(span.file.path, span.name)
