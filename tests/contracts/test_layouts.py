@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ckptdoctor import read_manifest
+from ckptdoctor import execute, make_plan, read_manifest
 from ckptdoctor.cli import main
 from ckptdoctor.files import OutputFile
+from ckptdoctor.formats.base import WriteOptions
 from tests import builders as b
 
 State: TypeAlias = dict[str, torch.Tensor]
@@ -317,6 +318,21 @@ def test_no_space_at_any_write_leaves_nothing(tmp_path, run, monkeypatch, number
         assert names(tmp_path) == before
     else:
         assert (tmp_path / "out").is_dir()
+
+
+def test_an_interruption_stops_all_workers(tmp_path):
+    path = make_folder(tmp_path / "source", ".safetensors")
+    moved = []
+
+    def interrupt(count: int) -> None:
+        moved.append(count)
+        if len(moved) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(make_plan(read_manifest(path)), tmp_path / "out", options=WriteOptions(progress=interrupt))
+    assert len(moved) < 12, "of 20 tensors"
+    assert names(tmp_path) == ["source"]
 
 
 # ---- what can be wrong with a folder -----------------------------------------------------------------------------------

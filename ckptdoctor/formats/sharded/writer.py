@@ -7,9 +7,9 @@ another size. What else lies in the source's folder for its readers (configurati
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from ckptdoctor.formats.sharded.layout import INDEX, SAFETENSORS, TORCH, file_na
 from ckptdoctor.formats.sharded.reader import ShardedCheckpoint
 from ckptdoctor.formats.sharded.tensors import Tensors, unchanged
 from ckptdoctor.formats.sidecar import keep_envelope
-from ckptdoctor.formats.tensors import OutputTensor
+from ckptdoctor.formats.tensors import OutputTensor, sha256_of
 from ckptdoctor.receipt import written_files
 from ckptdoctor.text import listing
 
@@ -58,11 +58,14 @@ class ShardedWriter(Writer[OutputFolder]):
         source = origin.source
         shards = self._shards(tensors, source, options.shard_size)
         written = Written(0, files=tuple(shard.name for shard in shards), shards=len(shards))
-        with ThreadPoolExecutor(self.at_once) as workers:
-            for part in workers.map(lambda shard: self._write_shard(output, shard, origin, options), shards):
-                written.digests |= part.digests
-                written.notes += part.notes
-                written.nbytes += part.nbytes
+        with ThreadPoolExecutor(self.at_once) as workers, _stopping_together(options) as watched:
+            tasks = [workers.submit(self._write_shard, output, shard, origin, watched) for shard in shards]
+            for task in as_completed(tasks):
+                task.result()  # the first that fails, whichever it is, ends the others
+        for part in (task.result() for task in tasks):
+            written.digests |= part.digests
+            written.notes += part.notes
+            written.nbytes += part.nbytes
         self._bring_companions(output, source, written)
         if len(shards) > 1:
             self._write_index(output, shards, source, written)
@@ -126,6 +129,23 @@ class TorchShardsWriter(ShardedWriter):
     family = TORCH
 
 
+@contextmanager
+def _stopping_together(options: WriteOptions) -> Iterator[WriteOptions]:
+    """Options with which every worker stops at its next step once the `with` is left by an exception."""
+    stopped = False
+
+    def progress(count: int) -> None:
+        if stopped:
+            raise InterruptedError
+        options.progress(count)
+
+    try:
+        yield options._replace(progress=progress)
+    except BaseException:
+        stopped = True
+        raise
+
+
 def _as_they_lie(tensors: Sequence[OutputTensor], source: Checkpoint) -> list[list[OutputTensor]]:
     """One part for each file of the source; what comes from no file goes with what stands before it."""
     parts: dict[int, list[OutputTensor]] = {id(file): [] for file in source.files}
@@ -156,6 +176,4 @@ def _by_size(tensors: Iterable[OutputTensor], size: int) -> list[list[OutputTens
 
 
 def _digests(tensors: Sequence[OutputTensor], shard: Checkpoint) -> dict[str, str]:
-    from ckptdoctor.formats.tensors import sha256_of
-
     return {tensor.key: sha256_of(shard.values(tensor.stored)) for tensor in tensors if tensor.stored is not None}
