@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -136,6 +136,21 @@ def _share_one(group: Mapping[str, Step], steps: dict[str, Step], tie: Tie | Non
             steps[key] = Step(step.target, "tied", given=given, rule=rule, why=why, tie=step.tie)
         elif fresh is not None and (step.status == "missing" or _says(fresh) > _says(step)):
             steps[key] = replace(fresh, target=step.target)
+
+
+def memories(steps: Sequence[Step], source: Manifest) -> dict[str, Hashable]:
+    """For each target key a name for the memory behind it in the output: equal names, shared memory.
+
+    That is what the target or a map ties, if it is to hold the same values; `tied` ones go with the first that has some.
+    """
+    made: dict[str, Hashable] = {
+        step.target.key: (step.memory, _producer(step, source) if step.has_values else None) for step in steps
+    }
+    firsts: dict[str, Hashable] = {}
+    for step in steps:
+        if step.status != "tied":
+            firsts.setdefault(step.memory, made[step.target.key])
+    return made | {step.target.key: firsts[step.memory] for step in steps if step.status == "tied"}
 
 
 def _says(step: Step) -> bool:

@@ -425,9 +425,21 @@ class TestWithoutATarget:
         assert {key: spec.tied_to for key, spec in moved.items()} == {"z": None, "c": "z"}
         assert moved.parameters == source.parameters == 6
 
-    def test_two_that_are_computed_share_nothing(self) -> None:
+    def test_what_is_made_in_one_way_of_tied_tensors_is_tied(self) -> None:
         rule = {"from": "{k}", "to": "{k}2", "op": {"transpose": [0, 1]}}
         image = make_plan(manifest("a b", tied={"b": "a"}), None, key_map(rule)).target
+        assert {key: spec.tied_to for key, spec in image.items()} == {"a2": None, "b2": "a2"}
+        assert image.parameters == 6
+
+    def test_two_copies_of_one_tensor_are_two_tensors(self) -> None:
+        key_maps = key_map(("a", "x"), ("a", "y"), ("b", "z"))
+        image = make_plan(manifest("a b", tied={"b": "a"}), None, key_maps).target
+        assert {key: spec.tied_to for key, spec in image.items()} == {"x": None, "y": None, "z": "x"}
+        assert make_plan(manifest("a"), None, key_map(("a", "x"), ("a", "y"))).target.parameters == 12
+
+    def test_what_has_an_untied_tensor_in_common_is_two_tensors(self) -> None:
+        rules = [{"from": [key, "c"], "to": f"{key}c", "op": "concat"} for key in "ab"]
+        image = make_plan(manifest("a b c", tied={"b": "a"}), None, key_map(*rules)).target
         assert [spec.tied_to for spec in image.values()] == [None, None]
 
 

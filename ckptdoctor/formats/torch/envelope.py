@@ -131,11 +131,23 @@ class _New(NamedTuple):
 
 
 def _pairs(tensors: Sequence[OutputTensor], old: Mapping[str, Node], new: _New) -> Pairs:
-    """A node for each tensor: the source's own where it is copied, else a new one on a new storage."""
+    """A node for each tensor: the source's own where it is copied, else a new one on a new storage.
+
+    Where several are copies of one tensor, the source's own memory goes to the first and to what is tied to it.
+    """
     nodes: dict[str, Node] = {}
+    owners: dict[str, str] = {}
+    kept: set[str] = set()
     for tensor in tensors:
-        if tensor.stored is not None and tensor.stored.spec.stored_key in old:
-            nodes[tensor.key] = old[tensor.stored.spec.stored_key]
+        holder = tensor.tied_to or tensor.key
+        spec = tensor.stored.spec if tensor.stored is not None and (holder == tensor.key or holder in kept) else None
+        if (
+            spec is not None
+            and spec.stored_key in old
+            and owners.setdefault(spec.tied_to or spec.key, holder) == holder
+        ):
+            nodes[tensor.key] = old[spec.stored_key]
+            kept.add(tensor.key)
         elif tensor.tied_to is None:
             nodes[tensor.key] = new.node(tensor)
     return [(tensor.key, nodes.get(tensor.key) or nodes[tensor.tied_to or ""]) for tensor in tensors]
