@@ -17,15 +17,19 @@ from ckptdoctor.optimizer import (
     OptimizerProblem,
     WeightCopy,
     assign,
+    changes_places,
     find_copies,
     follow,
+    parameter_steps,
     read_optimizers,
     unchanged,
 )
 from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.tensors import TensorView
-from ckptdoctor.plan import Plan, Step, Take
+from ckptdoctor.plan import Plan, Step
 from ckptdoctor.source import OpenSource
+from ckptdoctor.text import listing
+from ckptdoctor.wrappers import place_text
 
 
 class Following(NamedTuple):
@@ -135,13 +139,15 @@ def _copies(graph: Checkpoint, state: NewState) -> dict[str, OutputTensor]:
 def _check_kept(plan: Plan, source: OpenSource, options: WriteOptions) -> None:
     """Optimizer states are kept by position: they are right only if no parameter was added, removed, reordered or turned."""
     checkpoint, place = source.envelope
-    if options.drop_optimizer or not checkpoint.has_optimizer(place):
+    found = checkpoint.optimizers(place) if isinstance(checkpoint, TensorGraph) else {}
+    if options.drop_optimizer or not found:
         return
     if keeps_parameter_order(plan) and not _names_old_keys(plan, source):
         return
+    named = listing(place_text(way) for way in found)
     raise CheckpointError(
-        f"{checkpoint.path} holds optimizer states, which belong to its parameters in their order; "
-        "the map adds, removes, reorders or changes parameters",
+        f"{checkpoint.path} holds optimizer states ({named}), which belong to its parameters in their order; "
+        "the map adds, removes, reorders, ties or changes parameters",
         path=checkpoint.path,
         hint="take them along: --optimizer follow, or leave them out: --optimizer drop",
     )
@@ -159,9 +165,14 @@ def _names_old_keys(plan: Plan, source: OpenSource) -> bool:
 
 
 def keeps_parameter_order(plan: Plan) -> bool:
-    """Whether the target's parameters are the source's, in the same order, one for one and unchanged. Buffers do not count."""
-    steps = [step for step in plan.steps if step.target.kind != "buffer"]
+    """Whether the target's parameters are the source's, in the same order, one for one and unchanged.
+
+    Buffers do not count, and tied parameters count once. Without a target that says their order, keys that change places
+    are another order.
+    """
+    steps = list(parameter_steps(plan))
     buffers = {key for step in plan.steps if step.target.kind == "buffer" for key in step.sources}
-    order = [key for key in plan.source if key not in buffers]
-    same = all(step.filled and (isinstance(step.expression, Take) or unchanged(step.expression)) for step in steps)
-    return same and [key for step in steps for key in step.sources] == order
+    order = [key for key, spec in plan.source.items() if key not in buffers and spec.tied_to is None]
+    same = all(step.filled and unchanged(step.expression) for step in steps)
+    taken = [plan.source[key].tied_to or key for step in steps for key in step.sources]
+    return same and taken == order and (plan.has_target or not changes_places(plan))

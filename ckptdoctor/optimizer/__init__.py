@@ -4,7 +4,7 @@
 becomes of each; `find_copies` finds the averaged copies of the weights that go the same way.
 """
 
-from ckptdoctor.optimizer.assigning import assign
+from ckptdoctor.optimizer.assigning import assign, changes_places, parameter_steps
 from ckptdoctor.optimizer.copies import WeightCopy, find_copies
 from ckptdoctor.optimizer.following import Followed, NewState, follow
 from ckptdoctor.optimizer.moments import Moment, spec_of, unchanged
@@ -19,8 +19,10 @@ __all__ = [
     "OptimizerState",
     "WeightCopy",
     "assign",
+    "changes_places",
     "find_copies",
     "follow",
+    "parameter_steps",
     "read_optimizers",
     "spec_of",
     "unchanged",

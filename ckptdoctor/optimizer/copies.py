@@ -8,8 +8,9 @@ from typing import NamedTuple
 from ckptdoctor.errors import KeyCollision
 from ckptdoctor.model import Manifest
 from ckptdoctor.optimizer.naming import Naming, match_names
-from ckptdoctor.pickles.contents import OPTIMIZER_KEYS, TensorGraph
+from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.machine import PickleError
+from ckptdoctor.pickles.optimizers import OPTIMIZER_KEYS
 from ckptdoctor.plan import Plan, Take
 from ckptdoctor.text import plural, printable
 from ckptdoctor.wrappers import is_average, place_text

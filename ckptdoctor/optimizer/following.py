@@ -8,7 +8,7 @@ from itertools import count
 from typing import NamedTuple
 
 from ckptdoctor.model import Manifest, TensorSpec
-from ckptdoctor.optimizer.assigning import looks_like_buffer, naming_of, parameters_of
+from ckptdoctor.optimizer.assigning import changes_places, looks_like_buffer, naming_of, parameter_steps, parameters_of
 from ckptdoctor.optimizer.moments import Moment, Read, Reset, moments_of
 from ckptdoctor.optimizer.states import Member, OptimizerProblem, OptimizerState
 from ckptdoctor.plan import Plan, Step, Take, taken_keys
@@ -58,8 +58,13 @@ def follow(
 ) -> Followed:
     """What becomes of every state; `model` is that of `assign`.
 
-    Raises OptimizerProblem where a parameter fits no group, or a moment no op.
+    Raises OptimizerProblem where a parameter fits no group, a moment no op, or nothing says in which order parameters are.
     """
+    if not plan.has_target and changes_places(plan) and not all(optimizer.named for optimizer in optimizers):
+        raise OptimizerProblem(
+            "parameters change places, and without a target nothing says in which order they are then",
+            hint="name the target, or leave the states out: --optimizer drop",
+        )
     known = {spec.key for spec in parameters_of(plan, model)}
     return _Following(optimizers, assigned, plan, read, known).result(unwrap=unwrap)
 
@@ -112,13 +117,7 @@ class _Following:
 
     def _parameters(self) -> Iterator[_Parameter]:
         """The target's parameters in order, tied ones once, with their groups."""
-        together: dict[str, list[Step]] = {}
-        for step in self.plan.steps:
-            together.setdefault(step.memory, []).append(step)
-        for steps in together.values():
-            if any(step.target.kind == "buffer" for step in steps):
-                continue
-            step = next((step for step in steps if step.filled and step.expression is not None), steps[0])
+        for step in parameter_steps(self.plan):
             group = self._group(step)
             if group is not None:
                 yield _Parameter(step, group)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ckptdoctor.errors import OutputError
 from ckptdoctor.formats.base import Envelope, WriteOptions
 from ckptdoctor.formats.tensors import OutputTensor
-from ckptdoctor.formats.torch.edits import Pairs, Replacements, drop_optimizer, edit_envelope
+from ckptdoctor.formats.torch.edits import Pairs, Replacements, drop_optimizers, edit_envelope
 from ckptdoctor.formats.torch.reader import TorchCheckpoint
 from ckptdoctor.formats.torch.states import replace_states
 from ckptdoctor.formats.torch.weights import Weights
@@ -75,8 +75,7 @@ def _edit_around(
     for optimizer in options.beside.optimizers:
         replace_states(source, optimizer, replacements, new.node)
     if options.drop_optimizer:
-        for mapping in source.around(origin.place):
-            drop_optimizer(mapping, replacements)
+        drop_optimizers(source, origin.place, replacements)
     for edit in options.envelope_edits:
         edit_envelope(source, origin.place, edit, replacements)
     return len(replacements) > before or options.drop_optimizer or bool(options.envelope_edits)
