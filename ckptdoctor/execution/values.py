@@ -65,6 +65,21 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
     return plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else memoryview(b"")
 
 
+_NEGLIGIBLE = 1e-16  # the square of the eps that torch's optimizers add to the root of a second moment
+
+
+def out_of_range(values: torch.Tensor, spec: TensorSpec, *, vanishing: bool) -> str | None:
+    """Why these (wide) values cannot be written as `spec` says: some are too large, or, where that counts, `vanishing`."""
+    import torch
+
+    dtype = getattr(torch, spec.dtype.name)
+    if bool(((values.abs() > torch.finfo(dtype).max) & values.isfinite()).any()):
+        return f"would be too large for {spec.dtype}"
+    if vanishing and bool(((values.abs() > _NEGLIGIBLE) & (values.to(dtype) == 0)).any()):
+        return f"would become 0 in {spec.dtype}"
+    return None
+
+
 def _need_torch() -> None:
     if find_spec("torch") is None:
         raise MissingDependency(

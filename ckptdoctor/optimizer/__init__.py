@@ -5,7 +5,7 @@ becomes of each; `find_copies` finds the averaged copies of the weights that go 
 """
 
 from ckptdoctor.optimizer.assigning import assign, changes_places, parameter_steps
-from ckptdoctor.optimizer.copies import WeightCopy, find_copies
+from ckptdoctor.optimizer.copies import WeightCopy, averages_in_lists, find_copies
 from ckptdoctor.optimizer.following import Followed, NewState, follow
 from ckptdoctor.optimizer.moments import Moment, spec_of, unchanged
 from ckptdoctor.optimizer.states import Member, OptimizerProblem, OptimizerState, read_optimizers
@@ -19,6 +19,7 @@ __all__ = [
     "OptimizerState",
     "WeightCopy",
     "assign",
+    "averages_in_lists",
     "changes_places",
     "find_copies",
     "follow",

@@ -10,7 +10,7 @@ from ckptdoctor.model import Manifest
 from ckptdoctor.optimizer.naming import Naming, match_names
 from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.machine import PickleError
-from ckptdoctor.pickles.optimizers import OPTIMIZER_KEYS
+from ckptdoctor.pickles.optimizers import OPTIMIZER_KEYS, containers
 from ckptdoctor.plan import Plan, Take
 from ckptdoctor.text import plural, printable
 from ckptdoctor.wrappers import is_average, place_text
@@ -53,6 +53,18 @@ def find_copies(
         if other not in holders and plan.maps
     ]
     return copies, notes
+
+
+def averages_in_lists(graph: TensorGraph) -> list[Place]:
+    """Averaged copies that are lists of tensors, in the order of the parameters: without keys, they follow no map."""
+    return [
+        way
+        for way, node in containers(graph.pickle.root)
+        if isinstance(node, list | tuple)
+        and len(node) > 1
+        and (is_average(way) or way[-1:] == ("shadow_params",))
+        and all(id(value) in graph.views for value in node)
+    ]
 
 
 def _listed_copy(

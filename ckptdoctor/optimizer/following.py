@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import count
 from typing import NamedTuple
 
@@ -55,8 +55,9 @@ def follow(
     *,
     model: Manifest | None = None,
     unwrap: bool = False,
+    lost: Callable[[Moment], str | None] = lambda _: None,
 ) -> Followed:
-    """What becomes of every state; `model` is that of `assign`.
+    """What becomes of every state; `model` is that of `assign`. `lost` says why the values of a moment do not survive.
 
     Raises OptimizerProblem where a parameter fits no group, a moment no op, or nothing says in which order parameters are.
     """
@@ -66,7 +67,7 @@ def follow(
             hint="name the target, or leave the states out: --optimizer drop",
         )
     known = {spec.key for spec in parameters_of(plan, model)}
-    return _Following(optimizers, assigned, plan, read, known).result(unwrap=unwrap)
+    return _Following(optimizers, assigned, plan, read, known, lost).result(unwrap=unwrap)
 
 
 class _Following:
@@ -77,8 +78,9 @@ class _Following:
         plan: Plan,
         read: Read,
         known: Collection[str],
+        lost: Callable[[Moment], str | None],
     ) -> None:
-        self.optimizers, self.plan, self.read, self.known = optimizers, plan, read, known
+        self.optimizers, self.plan, self.read, self.known, self.lost = optimizers, plan, read, known, lost
         self.members = {key: member for member, key in assigned.items()}
         self.group_of = {
             assigned[member]: (number, group)
@@ -178,6 +180,8 @@ class _Following:
             made = Reset(f"it is one of several copies of {printable(keys[0])}, which shared one gradient")
         elif len(with_state) == len(members):
             made = moments_of(step.target, expression, with_state, self.read)
+        if not isinstance(made, Reset):
+            made = next((Reset(why) for moment in made if (why := self.lost(moment)) is not None), made)
         if isinstance(made, Reset):
             self.reset[step.target.key] = made.why
             return state

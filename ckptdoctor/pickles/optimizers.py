@@ -33,23 +33,28 @@ def _params(group: Node) -> Node:
     return next((value for key, value in mapping_pairs(group) or [] if isinstance(key, str) and key == "params"), None)
 
 
-def optimizers_in(root: Node, weights: Node = None) -> Iterator[tuple[Way, Node]]:
-    """Whatever looks like an optimizer's state dict, from the root down; what lies in the mapping `weights` is passed over."""
+def containers(root: Node, passed_over: Node = None) -> Iterator[tuple[Way, Node]]:
+    """Every mapping, list and tuple from the root down, once, with the way to it; not `passed_over` nor what lies in it."""
     work: list[tuple[Way, Node]] = [((), root)]
-    seen = {id(weights)} if weights is not root else set()
+    seen = {id(passed_over)}
     while work:
         way, node = work.pop()
-        if id(node) in seen:
+        items = items_of(node) if id(node) not in seen else None
+        if items is None:
             continue
         seen.add(id(node))
-        if is_optimizer(node):
-            yield way, node
-        elif len(way) < _DEEPEST:
-            work += [
-                ((*way, str(key)), value)
-                for key, value in reversed(items_of(node) or [])
-                if type(value) in (DictNode, CallNode, list, tuple) and isinstance(key, str | int)
-            ]
+        yield way, node
+        work += [
+            ((*way, str(key)), value)
+            for key, value in (reversed(items) if len(way) < _DEEPEST else ())
+            if type(value) in (DictNode, CallNode, list, tuple) and isinstance(key, str | int)
+        ]
+
+
+def optimizers_in(root: Node, weights: Node = None) -> Iterator[tuple[Way, Node]]:
+    """Whatever looks like an optimizer's state dict; what lies in the mapping `weights` is passed over."""
+    found = containers(root, weights if weights is not root else None)
+    return ((way, node) for way, node in found if is_optimizer(node))
 
 
 def holds_states(node: Node) -> bool:

@@ -7,7 +7,7 @@ inverse.py. Everything here is pure.
 
 from ckptdoctor.plan.balance import Amount, Balance, balance_of
 from ckptdoctor.plan.make import check_alone, make_plan
-from ckptdoctor.plan.tying import memories
+from ckptdoctor.plan.tying import memories, torn
 from ckptdoctor.plan.types import (
     Apply,
     Expression,
@@ -38,4 +38,5 @@ __all__ = [
     "ops_of",
     "over_firsts",
     "taken_keys",
+    "torn",
 ]

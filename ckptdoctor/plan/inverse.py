@@ -6,7 +6,7 @@ rule and the op that it got lost in; the rest is a plan like any other: judged, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -83,7 +83,20 @@ def invert(plan: Plan) -> Inversion:
     rest = _remainders(plan, steps, reasons)
     back = Plan(plan.target, plan.source, maps, steps, rest, has_target=True, reverse=not plan.reverse)
     balance_of(back)
-    return Inversion(replace(back, warnings=warnings_for(back)), (*lost, *edits))
+    return Inversion(replace(back, warnings=(*warnings_for(back), *_chosen(plan, made))), (*lost, *edits))
+
+
+def _chosen(plan: Plan, made: Mapping[str, Step]) -> Iterator[str]:
+    """A sentence for each tensor of the source that comes back from one of several copies, which may no longer be equal."""
+    copies: dict[str, list[Step]] = {}
+    for step in plan.steps:
+        if step.filled and isinstance(step.expression, Take):
+            copies.setdefault(step.expression.key, []).append(step)
+    for key, steps in copies.items():
+        used = made[key].sources
+        others = [step.target.key for step in steps if step.target.key not in used and step.memory not in used]
+        if len(steps) > 1 and others:
+            yield f"{key} comes back from {listing(used)}; whether {listing(others)} is still equal to it, nobody looks"
 
 
 def _step(source: TensorSpec, way: Way | None, rules: Mapping[str, Location | None]) -> Step:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.errors import IncompleteGroup, KeyCollision, PlanError, ShapeError
 from ckptdoctor.plan import hints
-from ckptdoctor.plan.types import Expression, Step, over_firsts
+from ckptdoctor.plan.types import Expression, Plan, Step, over_firsts
 from ckptdoctor.text import did_you_mean, listing, printable, shape_text
 
 if TYPE_CHECKING:
@@ -151,6 +151,21 @@ def memories(steps: Sequence[Step], source: Manifest) -> dict[str, Hashable]:
         if step.status != "tied":
             firsts.setdefault(step.memory, made[step.target.key])
     return made | {step.target.key: firsts[step.memory] for step in steps if step.status == "tied"}
+
+
+def torn(plan: Plan) -> list[list[Step]]:
+    """The tensors that share memory in the target and are made in different ways of the source, together."""
+    groups: dict[str, list[Step]] = {}
+    for step in plan.steps:
+        groups.setdefault(step.memory, []).append(step)
+    several = (group for group in groups.values() if len(group) > 1)
+    return [group for group in several if len(set(_made(group, plan.source))) > 1]
+
+
+def _made(steps: Iterable[Step], source: Manifest) -> Iterator[Expression]:
+    for step in steps:
+        if step.filled and step.expression is not None:
+            yield over_firsts(step.expression, source)
 
 
 def _says(step: Step) -> bool:

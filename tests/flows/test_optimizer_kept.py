@@ -155,3 +155,51 @@ def test_without_a_target_nobody_knows_the_order_of_parameters_that_change_place
         remapped(contents, None, TURNED, options)
     shifted = 'rules: [{from: "{a,b}.weight", to: "{b,c}.weight"}]'
     assert list(remapped(contents, None, shifted, options)["optimizer"]["state"]) == [0, 1]
+
+
+class TestScaledMoments:
+    """What is multiplied in a narrow type may leave its range: then the parameter starts anew, and it is said."""
+
+    def follow(self, factor: float, dtype: torch.dtype) -> tuple[dict[int, Any], tuple[str, ...]]:
+        model = Model()
+        state = trained(model)
+        for each in state["state"].values():
+            each["exp_avg"], each["exp_avg_sq"] = (
+                torch.full((4, 4), 0.5, dtype=dtype),
+                torch.full((4, 4), 0.25, dtype=dtype),
+            )
+        torch.save({"model": model.state_dict(), "optimizer": state}, "old.ckpt")
+        rules = f"rules: [{{from: b.weight, to: c.weight, op: [{{transpose: [0, 1]}}, {{scale: {factor:f}}}]}}]"
+        plan = ckptdoctor.make_plan(ckptdoctor.read_manifest("old.ckpt"), None, [parse_map(f"ckptdoctor: 1\n{rules}")])
+        notes = ckptdoctor.execute(plan, "new.ckpt", options=FOLLOW).notes
+        return torch.load("new.ckpt")["optimizer"]["state"], notes
+
+    @pytest.mark.parametrize(
+        ("factor", "why"),
+        [(30000.0, "exp_avg_sq would become 0 in float16"), (0.00001, "would be too large for float16")],
+    )
+    def test_it_is_reset(self, factor: float, why: str) -> None:
+        state, notes = self.follow(factor, torch.float16)
+        assert list(state) == [0]
+        assert "1 reset" in notes[0]
+        assert any(why in note and note.startswith("optimizer: c.weight starts anew") for note in notes)
+
+    @pytest.mark.parametrize(
+        ("factor", "dtype"), [(2.0, torch.float16), (30000.0, torch.float32), (1e-5, torch.bfloat16)]
+    )
+    def test_it_follows_where_there_is_room(self, factor: float, dtype: torch.dtype) -> None:
+        state, _ = self.follow(factor, dtype)
+        assert float(state[1]["exp_avg_sq"][0, 0]) == pytest.approx(0.25 / factor**2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"), [(TURNED, True), ('rules: [{from: "{m}.weight", to: "x.{m}.weight"}]', False)]
+)
+def test_an_average_that_is_a_list_is_left_and_said(rules: str, said: bool) -> None:
+    weights = Model().state_dict()
+    contents = {"model": weights, "ema": {"shadow_params": [each.clone() for each in weights.values()], "decay": 0.9}}
+    target = manifest_of_module(Model()) if said else None
+    torch.save(contents, "old.ckpt")
+    plan = ckptdoctor.make_plan(ckptdoctor.read_manifest("old.ckpt"), target, [parse_map(f"ckptdoctor: 1\n{rules}")])
+    notes = ckptdoctor.execute(plan, "new.ckpt").notes
+    assert any(note.startswith("ema/shadow_params was left as it is") for note in notes) is said

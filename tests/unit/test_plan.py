@@ -678,3 +678,26 @@ def adds_up(plan: Plan, source: Manifest, target: Manifest) -> None:
         if step.filled:
             assert step.given.shape == step.target.shape
             assert [source[key].numel for key in step.sources] == [step.target.numel]
+
+
+class TestTornTies:
+    def test_two_values_for_a_tensor_that_the_target_ties_are_warned_of(self) -> None:
+        target = manifest("embed head", tied={"head": "embed"})
+        (warning,) = make_plan(manifest("embed head"), target).warnings
+        assert warning.startswith(
+            "the target has one tensor for these, and they get values of their own: embed (embed)"
+        )
+        rules = [
+            {"from": key, "to": key, "op": {"pad": {"dim": 0, "to": 3, "fill": fill}}} for key, fill in PADDED.items()
+        ]
+        source = manifest("embed head", tied={"head": "embed"})
+        taller = manifest({"embed": (3, 3), "head": (3, 3)}, tied={"head": "embed"})
+        assert "fill=1" in make_plan(source, taller, key_map(*rules)).warnings[0]
+
+    def test_one_value_for_both_is_none(self) -> None:
+        target = manifest("embed head", tied={"head": "embed"})
+        assert make_plan(manifest("embed head", tied={"head": "embed"}), target).warnings == ()
+        assert make_plan(manifest("embed"), target).warnings == ()
+
+
+PADDED = {"embed": 0, "head": 1}
