@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from ckptdoctor.model import DTYPES, DType, TensorSpec
 from ckptdoctor.ops.arguments import ArgumentKind, OpError, argument
 from ckptdoctor.ops.base import Example, Op, OutSpec, only
+from ckptdoctor.ops.boxes import Box
 from ckptdoctor.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -91,6 +92,10 @@ class Cast(Op):
         """Those of the input."""
         self.out_specs(inputs)
         return new
+
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """Those in the same places."""
+        return (wanted,) * len(inputs)
 
     def for_moments(self, order: Literal[1, 2]) -> tuple[Op, ...] | None:
         """No op: moments keep their own dtype."""
