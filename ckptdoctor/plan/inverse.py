@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ckptdoctor.keymap import KeyMap
     from ckptdoctor.model import TensorSpec
 
+FRESH = "fresh on the way there"
+"""How the reason begins why a tensor is dropped that the plan did not make: the file may be without it."""
+
 
 class Lost(NamedTuple):
     """Source keys that do not come back, because the op `op` of the rule at `rule` cannot be undone, for a `reason`.
@@ -151,7 +154,7 @@ def _remainder(step: Step, lost: Mapping[str, Lost], mismatched: set[str]) -> Re
     if step.status in ("missing", "mismatched"):
         return Remainder(step.target, "mismatched" if step.target.key in mismatched else "unexpected")
     if step.status in ("fresh", "tied"):
-        why = f"{step.status} on the way there: {step.why}"
+        why = f"{FRESH if step.status == 'fresh' else 'tied on the way there'}: {step.why}"
     elif gone := [lost[key] for key in step.sources if key in lost]:
         why = f"{gone[0].place} cannot be undone"
     else:
