@@ -8,10 +8,11 @@ from itertools import count
 from typing import NamedTuple
 
 from ckptdoctor.model import Manifest, TensorSpec
+from ckptdoctor.ops import Op
 from ckptdoctor.optimizer.assigning import changes_places, looks_like_buffer, naming_of, parameter_steps, parameters_of
 from ckptdoctor.optimizer.moments import Moment, Read, Reset, moments_of
 from ckptdoctor.optimizer.states import Member, OptimizerProblem, OptimizerState
-from ckptdoctor.plan import Plan, Step, Take, taken_keys
+from ckptdoctor.plan import Plan, Step, ops_of, taken_keys
 from ckptdoctor.text import listing, plural, printable
 
 Group = tuple[int, int]
@@ -96,7 +97,7 @@ class _Following:
 
     def result(self, *, unwrap: bool) -> Followed:
         parameters = [*self._parameters()]
-        whole = Counter(self._first(p.step.expression.key) for p in parameters if isinstance(p.step.expression, Take))
+        whole = Counter(key for each in parameters for key in self._whole(each.step))
         used: set[Member] = set()
         groups: dict[Group, list[NewState]] = {}
         for step, group in parameters:
@@ -116,6 +117,11 @@ class _Following:
     def _first(self, key: str) -> str:
         """A key of the source, tied ones by the first."""
         return self.plan.source[key].tied_to or key
+
+    def _whole(self, step: Step) -> set[str]:
+        """The source keys of which a parameter holds all, and not one part of several."""
+        parted = any(op.fan_out or type(op).selected is not Op.selected for op in ops_of(step.expression))
+        return set() if parted or not step.filled else {self._first(key) for key in step.sources}
 
     def _parameters(self) -> Iterator[_Parameter]:
         """The target's parameters in order, tied ones once, with their groups."""
@@ -176,8 +182,8 @@ class _Following:
         if not with_state:
             return state
         made: tuple[Moment, ...] | Reset = Reset("a part of its sources has no state")
-        if isinstance(expression, Take) and whole[keys[0]] > 1:
-            made = Reset(f"it is one of several copies of {printable(keys[0])}, which shared one gradient")
+        if copied := [key for key in self._whole(step) if whole[key] > 1]:
+            made = Reset(f"it is one of several copies of {printable(min(copied))}, which shared one gradient")
         elif len(with_state) == len(members):
             made = moments_of(step.target, expression, with_state, self.read)
         if not isinstance(made, Reset):

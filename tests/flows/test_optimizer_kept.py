@@ -203,3 +203,13 @@ def test_an_average_that_is_a_list_is_left_and_said(rules: str, said: bool) -> N
     plan = ckptdoctor.make_plan(ckptdoctor.read_manifest("old.ckpt"), target, [parse_map(f"ckptdoctor: 1\n{rules}")])
     notes = ckptdoctor.execute(plan, "new.ckpt").notes
     assert any(note.startswith("ema/shadow_params was left as it is") for note in notes) is said
+
+
+@pytest.mark.parametrize("op", ["", ", op: {transpose: [0, 1]}", ", op: {reshape: [16]}", ", op: {cast: float64}"])
+def test_copies_start_anew_whatever_op_makes_them(op: str) -> None:
+    model = Model()
+    contents = {"model": model.state_dict(), "optimizer": trained(model)}
+    rules = f"rules: [{{from: a.weight, to: c.weight{op}}}, {{from: a.weight, to: d.weight}}]"
+    new = remapped(contents, None, rules, FOLLOW)
+    assert list(new["model"]) == ["c.weight", "d.weight", "b.weight"]
+    assert list(new["optimizer"]["state"]) == [2]
