@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.errors import UsageError
-from ckptdoctor.plan import Expression, Plan, Remainder, Step, over_firsts
+from ckptdoctor.plan import Plan, Remainder, Step, torn
 from ckptdoctor.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -176,12 +176,7 @@ def _buffers(plan: Plan) -> Finding:
 
 def _tied(plan: Plan) -> Finding:
     """Tensors that share memory in the target and would get values that are not shared in the source."""
-    first: dict[str, set[Expression]] = {}
-    for step in plan.steps:
-        if step.filled and step.expression is not None:
-            first.setdefault(step.memory, set()).add(over_firsts(step.expression, plan.source))
-    torn = {group for group, sources in first.items() if len(sources) > 1}
-    return _finding("tied", [step for step in plan.steps if step.memory in torn], "tensors")
+    return _finding("tied", [step for group in torn(plan) for step in group], "tensors")
 
 
 _CHECKS: dict[str, Callable[[Plan], Finding]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,7 +59,7 @@ class Request(NamedTuple):
         new, old = self._read_new(maps, config), target_manifest(self.target, self.target_options, config)
         aligned = _aligned_back(new, old, self.source_options, maps, config)
         assert aligned.target is not None
-        inversion = invert(make_plan(aligned.target, aligned.source, maps))
+        inversion = invert(make_plan(aligned.target, aligned.source, [_of_what_was_made(each) for each in maps]))
         inversion.check()
         return inversion.plan
 
@@ -68,6 +69,16 @@ class Request(NamedTuple):
             with suppress(NoStateDict):
                 return read_manifest(self.source, selected=selected)
         return read_manifest(self.source, selected=self.source_options.select or config.select)
+
+
+def _of_what_was_made(key_map: KeyMap) -> KeyMap:
+    """The map for a file that it made itself, in which fresh tensors, and what is tied to others, need not be."""
+    reason = "the file may be without it"
+    fresh, tie = (
+        tuple(replace(each, optional=each.optional or reason) for each in entries)
+        for entries in (key_map.fresh, key_map.tie)
+    )
+    return replace(key_map, fresh=fresh, tie=tie)
 
 
 def _aligned_back(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ckptdoctor.errors import CheckpointError, UsageError
 from ckptdoctor.execution.outputs import Fill, computed, output_tensors
 from ckptdoctor.formats.base import Beside, Checkpoint, CopyOutput, OptimizerOutput, StateOutput, WriteOptions, Writer
-from ckptdoctor.formats.tensors import OutputTensor
+from ckptdoctor.formats.tensors import OutputTensor, StoredTensor
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.optimizer import (
     Moment,
@@ -17,15 +17,20 @@ from ckptdoctor.optimizer import (
     OptimizerProblem,
     WeightCopy,
     assign,
+    averages_in_lists,
+    changes_places,
     find_copies,
     follow,
+    parameter_steps,
     read_optimizers,
     unchanged,
 )
 from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.tensors import TensorView
-from ckptdoctor.plan import Plan, Step, Take
+from ckptdoctor.plan import Plan, Step, ops_of
 from ckptdoctor.source import OpenSource
+from ckptdoctor.text import listing
+from ckptdoctor.wrappers import place_text
 
 
 class Following(NamedTuple):
@@ -65,6 +70,11 @@ def what_follows(
         return Following(Beside((), optimizers), notes)
     copies, said = find_copies(graph, place, plan, written, unwrap=unwrap)
     outputs = tuple(_copy_output(copy, plan, source, fill) for copy in copies)
+    if not keeps_parameter_order(plan):
+        said += [
+            f"{place_text(way)} was left as it is: a list has no keys by which it could follow; make it anew"
+            for way in averages_in_lists(graph)
+        ]
     return Following(Beside(outputs, optimizers), (*notes, *said))
 
 
@@ -88,7 +98,13 @@ def _optimizers(
             return (), ("optimizer: the source has no states that could follow",)
         assigned = assign(found, plan, options.source_model)
         followed = follow(
-            found, assigned, plan, lambda view: _bytes(graph, view), model=options.source_model, unwrap=unwrap
+            found,
+            assigned,
+            plan,
+            lambda view: _bytes(graph, view),
+            model=options.source_model,
+            unwrap=unwrap,
+            lost=partial(_lost, graph),
         )
     except OptimizerProblem as problem:
         raise CheckpointError(f"{graph.path}: {problem}", path=graph.path, hint=problem.hint) from None
@@ -114,12 +130,38 @@ def _state_output(graph: Checkpoint, state: NewState) -> StateOutput:
 
 
 def _computed(graph: Checkpoint, moment: Moment) -> OutputTensor:
-    stored = {
+    stored = _stored(graph, moment)
+    return OutputTensor(moment.spec.key, moment.spec, compute=partial(computed, _step(moment), stored, graph, None))
+
+
+def _step(moment: Moment) -> Step:
+    return Step(moment.spec, "computed", moment.expression, moment.spec)
+
+
+def _stored(graph: Checkpoint, moment: Moment) -> dict[str, StoredTensor]:
+    return {
         key: graph.stored_view(TensorSpec(key, view.layout.shape, view.layout.dtype), view)
         for key, view in moment.views.items()
     }
-    step = Step(moment.spec, "computed", moment.expression, moment.spec)
-    return OutputTensor(moment.spec.key, moment.spec, compute=partial(computed, step, stored, graph, None))
+
+
+def _lost(graph: Checkpoint, moment: Moment) -> str | None:
+    """Why the values of a moment do not survive its ops, if they are multiplied: computed in float64 for once."""
+    if all(op.moves or op.for_moments(1) == (op,) for op in ops_of(moment.expression)):
+        return None
+    import torch
+
+    from ckptdoctor.execution.values import compute, out_of_range, tensor_of
+
+    stored = _stored(graph, moment)
+
+    def load(key: str) -> torch.Tensor:
+        tensor = tensor_of(graph.values(stored[key]), stored[key].spec)
+        return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+    values = compute(_step(moment), load)
+    why = out_of_range(values, moment.spec, vanishing=moment.order == 2)
+    return why and f"numbers of its {moment.name} {why}"
 
 
 def _copies(graph: Checkpoint, state: NewState) -> dict[str, OutputTensor]:
@@ -135,13 +177,15 @@ def _copies(graph: Checkpoint, state: NewState) -> dict[str, OutputTensor]:
 def _check_kept(plan: Plan, source: OpenSource, options: WriteOptions) -> None:
     """Optimizer states are kept by position: they are right only if no parameter was added, removed, reordered or turned."""
     checkpoint, place = source.envelope
-    if options.drop_optimizer or not checkpoint.has_optimizer(place):
+    found = checkpoint.optimizers(place) if isinstance(checkpoint, TensorGraph) else {}
+    if options.drop_optimizer or not found:
         return
     if keeps_parameter_order(plan) and not _names_old_keys(plan, source):
         return
+    named = listing(place_text(way) for way in found)
     raise CheckpointError(
-        f"{checkpoint.path} holds optimizer states, which belong to its parameters in their order; "
-        "the map adds, removes, reorders or changes parameters",
+        f"{checkpoint.path} holds optimizer states ({named}), which belong to its parameters in their order; "
+        "the map adds, removes, reorders, ties or changes parameters",
         path=checkpoint.path,
         hint="take them along: --optimizer follow, or leave them out: --optimizer drop",
     )
@@ -159,9 +203,14 @@ def _names_old_keys(plan: Plan, source: OpenSource) -> bool:
 
 
 def keeps_parameter_order(plan: Plan) -> bool:
-    """Whether the target's parameters are the source's, in the same order, one for one and unchanged. Buffers do not count."""
-    steps = [step for step in plan.steps if step.target.kind != "buffer"]
+    """Whether the target's parameters are the source's, in the same order, one for one and unchanged.
+
+    Buffers do not count, and tied parameters count once. Without a target that says their order, keys that change places
+    are another order.
+    """
+    steps = list(parameter_steps(plan))
     buffers = {key for step in plan.steps if step.target.kind == "buffer" for key in step.sources}
-    order = [key for key in plan.source if key not in buffers]
-    same = all(step.filled and (isinstance(step.expression, Take) or unchanged(step.expression)) for step in steps)
-    return same and [key for step in steps for key in step.sources] == order
+    order = [key for key, spec in plan.source.items() if key not in buffers and spec.tied_to is None]
+    same = all(step.filled and unchanged(step.expression) for step in steps)
+    taken = [plan.source[key].tied_to or key for step in steps for key in step.sources]
+    return same and taken == order and (plan.has_target or not changes_places(plan))

@@ -7,14 +7,14 @@ are no tensors (`_extra_state`).
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ckptdoctor.errors import CorruptCheckpoint, PlanError
 from ckptdoctor.execution.values import Load, compute, tensor_of
 from ckptdoctor.formats.base import no_data
 from ckptdoctor.formats.torch.renames import renamed_modules
-from ckptdoctor.plan import Apply, Expression, Plan, Step, over_firsts
+from ckptdoctor.plan import Apply, Plan, Step, Take, memories
 from ckptdoctor.text import printable, shape_text
 
 if TYPE_CHECKING:
@@ -46,29 +46,71 @@ def apply(plan: Plan, state_dict: Mapping[str, Any], *, wrapped: bool = False) -
 
 
 def _values(plan: Plan, state_dict: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensor of every target key that is filled; what is computed of tied tensors is computed once."""
+    """The tensor of every target key that is filled; what shares memory is one tensor, and nothing else does."""
 
     def load(key: str) -> torch.Tensor:
         spec = plan.source[key]
         return _checked(state_dict.get(spec.stored_key, state_dict.get(key)), spec)
 
-    made: dict[str, torch.Tensor] = {}
-    computed: dict[Expression, torch.Tensor] = {}
     follows = tied_steps(plan)
-    for step in plan.steps:
-        if not step.has_values or step.target.key in follows:
-            continue
-        if step.init is not None:
-            value = compute(step, load)
-            made[step.target.key] = value if step.expression is None else value.clone()  # a copy is a tensor of its own
-        elif isinstance(step.expression, Apply):
-            expression = over_firsts(step.expression, plan.source)
-            if expression not in computed:
-                computed[expression] = compute(step, load)
-            made[step.target.key] = computed[expression]
-        else:
-            made[step.target.key] = compute(step, load)
+    steps = [step for step in plan.steps if step.has_values and step.target.key not in follows]
+    memory = memories(steps, plan.source)
+    made = _Made(plan, steps, memory, load).tensors()
     return made | {key: made[first] for key, first in follows.items()}
+
+
+class _Made:
+    """The tensors of an `apply`: one for each memory, even where several are made of one tensor of the source.
+
+    The first that lies in the memory of a source tensor has it; others get copies. What is only renamed comes first, so
+    that it stays the tensor that it is.
+    """
+
+    def __init__(self, plan: Plan, steps: Sequence[Step], memory: Mapping[str, Hashable], load: Load) -> None:
+        self._source, self._steps, self._memory, self._load = plan.source, steps, memory, load
+        uses = {(memory[step.target.key], first) for step in steps for first in self._firsts(step)}
+        self._uses = Counter(first for _, first in uses)
+        self._made: dict[Hashable, torch.Tensor] = {}
+        self._lent: dict[str, list[range]] = {}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensor for the target key of each step."""
+        return {step.target.key: self._tensor(step) for step in sorted(self._steps, key=_claim)}
+
+    def _firsts(self, step: Step) -> set[str]:
+        return {self._source[key].tied_to or key for key in step.sources}
+
+    def _tensor(self, step: Step) -> torch.Tensor:
+        name = self._memory[step.target.key]
+        if name not in self._made:
+            self._made[name] = self._alone(step, compute(step, self._load))
+        made = self._made[name]
+        if isinstance(step.expression, Take) and (own := self._load(step.expression.key)).data_ptr() == made.data_ptr():
+            return own
+        return made
+
+    def _alone(self, step: Step, tensor: torch.Tensor) -> torch.Tensor:
+        for key in self._firsts(step):
+            if self._uses[key] > 1 and _overlap(addresses := _addresses(tensor), _addresses(self._load(key))):
+                lent = self._lent.setdefault(key, [])
+                if any(_overlap(addresses, other) for other in lent):
+                    return tensor.clone()
+                lent.append(addresses)
+        return tensor
+
+
+def _claim(step: Step) -> int:
+    return 2 if step.init is not None else 1 if isinstance(step.expression, Apply) else 0
+
+
+def _addresses(tensor: torch.Tensor) -> range:
+    """Where the elements of a tensor lie, from the first to the last."""
+    reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+    return range(tensor.data_ptr(), tensor.data_ptr() + (reach * tensor.element_size() if tensor.numel() else 0))
+
+
+def _overlap(one: range, other: range) -> bool:
+    return max(one.start, other.start) < min(one.stop, other.stop)
 
 
 def _is_dense(value: object) -> bool:

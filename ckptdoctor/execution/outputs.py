@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,9 +10,9 @@ from ckptdoctor.errors import PlanError
 from ckptdoctor.execution.streams import spans_of
 from ckptdoctor.formats.base import Checkpoint
 from ckptdoctor.formats.tensors import OutputTensor, Piece, StoredTensor
-from ckptdoctor.model import Manifest, TensorSpec
+from ckptdoctor.model import TensorSpec
 from ckptdoctor.optimizer import spec_of
-from ckptdoctor.plan import Plan, Step, Take, over_firsts
+from ckptdoctor.plan import Plan, Step, Take, memories
 from ckptdoctor.source import OpenSource
 from ckptdoctor.text import printable
 from ckptdoctor.wrappers import rewrapped
@@ -81,8 +81,8 @@ def output_tensors(
     `stored` are the tensors that stand for the plan's source: the weights, or a copy of them of the same shapes.
     """
     steps = [step for step in plan.steps if step.target.key in names]
-    memory = _shared_memory(plan, steps)
-    holder: dict[str, str] = {}
+    memory = memories(steps, plan.source)
+    holder: dict[Hashable, str] = {}
     for step in steps:
         if step.status != "tied":
             holder.setdefault(memory[step.target.key], names[step.target.key])
@@ -103,22 +103,6 @@ def output_tensors(
             tensor = tensor._replace(compute=values, remarks=remarks, near=near)
         tensors[key] = tensor
     return tensors
-
-
-def _shared_memory(plan: Plan, steps: Sequence[Step]) -> dict[str, str]:
-    """For each target key a name for the memory behind it: equal names, shared memory."""
-    memory = {step.target.key: _memory(plan.source, step) for step in steps if step.status != "tied"}
-    of_group = {step.memory: memory[step.target.key] for step in steps if step.status != "tied"}
-    tied = {step.target.key: of_group[step.memory] for step in steps if step.status == "tied"}
-    return memory | tied
-
-
-def _memory(source: Manifest, step: Step) -> str:
-    if not step.filled:
-        return "filled " + step.memory
-    if isinstance(step.expression, Take):
-        return "source " + (source[step.expression.key].tied_to or step.expression.key)
-    return f"computed {over_firsts(step.expression, source)}" if step.expression is not None else "tied " + step.memory
 
 
 def _spec(step: Step, stored: Mapping[str, StoredTensor]) -> TensorSpec:

@@ -38,7 +38,7 @@ def make_receipt(
         maps=tuple({"path": key_map.path, "sha256": key_map.sha256} for key_map in plan.maps),
         tensors=tuple(rows),
         random=tuple(step.target.key for step in plan.steps if step.target.key not in tensors),
-        notes=tuple(written.notes),
+        notes=(*plan.warnings, *written.notes),
         reverse=plan.reverse,
     )
 

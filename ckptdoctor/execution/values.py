@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from ckptdoctor.errors import MissingDependency, ShapeError
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops import OpError
+from ckptdoctor.ops.numbers import as_bytes
 from ckptdoctor.plan import Expression, Step, Take
+from ckptdoctor.text import shape_text
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +32,14 @@ def compute(step: Step, load: Load, remarks: list[str] | None = None) -> torch.T
     except OpError as error:
         message = f"{step.target.key}: {error}"
         raise ShapeError(message, rule=step.rule, keys=(step.target.key,), hint=error.hint) from None
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "alloc" not in str(error):
+            raise
+        message = (
+            f"{step.target.key}: there is not enough memory for {shape_text(step.target.shape)} {step.target.dtype}"
+        )
+        hint = "run it where there is more, or make a smaller tensor"
+        raise ShapeError(message, rule=step.rule, keys=(step.target.key,), hint=hint) from None
 
 
 def _value(expression: Expression | None, load: Load, remarks: list[str] | None) -> torch.Tensor:
@@ -59,10 +69,22 @@ def tensor_of(chunks: Iterable[bytes], spec: TensorSpec) -> torch.Tensor:
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:
     """The values of a tensor in row-major order, packed and little-endian: its own memory where that is so already."""
+    return as_bytes(tensor.detach().cpu()).numpy().data if tensor.numel() else memoryview(b"")
+
+
+_NEGLIGIBLE = 1e-16  # the square of the eps that torch's optimizers add to the root of a second moment
+
+
+def out_of_range(values: torch.Tensor, spec: TensorSpec, *, vanishing: bool) -> str | None:
+    """Why these (wide) values cannot be written as `spec` says: some are too large, or, where that counts, `vanishing`."""
     import torch
 
-    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    return plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else memoryview(b"")
+    dtype = getattr(torch, spec.dtype.name)
+    if bool(((values.abs() > torch.finfo(dtype).max) & values.isfinite()).any()):
+        return f"would be too large for {spec.dtype}"
+    if vanishing and bool(((values.abs() > _NEGLIGIBLE) & (values.to(dtype) == 0)).any()):
+        return f"would become 0 in {spec.dtype}"
+    return None
 
 
 def _need_torch() -> None:

@@ -12,14 +12,18 @@ ENVELOPE_SCHEMA = "ckptdoctor/envelope/1"
 
 def keep_envelope(written: Written, name: str, origin: Envelope, options: WriteOptions) -> None:
     """Add the text of OUT.envelope.json to what was written in the format `name`; what is no plain value is listed in it."""
-    from ckptdoctor.pickles.contents import OPTIMIZER_KEYS, TensorGraph
+    from ckptdoctor.pickles.contents import TensorGraph
+    from ckptdoctor.pickles.optimizers import OPTIMIZER_KEYS
     from ckptdoctor.pickles.plain import plain, summary
 
     source, place = origin
     if not isinstance(source, TensorGraph):
         written.notes.append(f"{name} holds tensors only: the rest of the checkpoint was left out")
         return
-    without = (*OPTIMIZER_KEYS, "lr_schedulers") if options.drop_optimizer and place else ()
+    without: set[str] = set()
+    if options.drop_optimizer:
+        without = {*OPTIMIZER_KEYS, "lr_schedulers"} if place else without
+        without |= {way[0] for way in source.optimizers(place) if len(way) == 1}
     found = plain(source.pickle.root, source.nodes[place], without)
     if not found.values and not found.left_out:
         return

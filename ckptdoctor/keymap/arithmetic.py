@@ -85,7 +85,7 @@ def _value(tree: ast.expr, numbers: Mapping[str, int]) -> int:
     try:
         value = _OPERATORS[type(tree.op)](left, right)
     except ZeroDivisionError:
-        given = ", ".join(f"{name} = {numbers[name]}" for name in sorted(_names(tree)))
+        given = ", ".join(f"{name} = {numbers[name]}" for name in sorted(set(_names(tree))))
         message = f"{ast.unparse(tree)} divides by zero" + (f" where {given}" if given else "")
         raise ArithmeticProblem(message, "divide by another number") from None
     if abs(value) > LARGEST:

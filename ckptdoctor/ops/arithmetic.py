@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import ArgumentKind, OpError, argument
 from ckptdoctor.ops.base import Example, Op, OutSpec, only
+from ckptdoctor.ops.boxes import Box
 from ckptdoctor.ops.numbers import LARGEST, is_finite, narrowed, need_float, wide
 from ckptdoctor.ops.shapes import alike
 
@@ -76,6 +77,10 @@ class Scale(Op):
         self.out_specs(inputs)
         return new
 
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """Those in the same places."""
+        return (wanted,) * len(inputs)
+
     def for_moments(self, order: Literal[1, 2]) -> tuple[Op, ...] | None:
         """The scale by 1 / `by`, and by its square for the second moments.
 
@@ -118,6 +123,10 @@ class Mean(Op):
         """None: the tensors cannot be told from their mean."""
         self.out_specs(inputs)
         return "several tensors cannot be told from their mean"
+
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """Those in the same places."""
+        return (wanted,) * len(inputs)
 
     def for_moments(self, order: Literal[1, 2]) -> tuple[Op, ...] | None:
         """None: the mean has a gradient of its own."""

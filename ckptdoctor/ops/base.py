@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, Type
 
 from ckptdoctor.model import DType, TensorSpec
 from ckptdoctor.ops.arguments import ArgumentKind, OpError, plain, text
+from ckptdoctor.ops.boxes import Box, whole
 from ckptdoctor.text import did_you_mean, listing, plural
 
 if TYPE_CHECKING:
@@ -106,6 +107,14 @@ class Op(ABC):
     def selected(self, spec: TensorSpec) -> tuple[int, Sequence[int]] | None:
         """Of an op that takes only some elements: the dimension (from 0), and which of its indices. None if it takes all."""
         return None
+
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """Which elements of each input the wanted elements of an output are made of; None where that is no box of them.
+
+        Unless an op says more, all are made of all, and some of nobody knows which.
+        """
+        every = wanted == whole(self.out_specs(inputs)[output][0])
+        return tuple(whole(spec.shape) if every else None for spec in inputs)
 
     def for_moments(self, order: Literal[1, 2]) -> tuple[Op, ...] | None:
         """The ops that make the moments of the outputs of those of the inputs; None where moments must start anew.

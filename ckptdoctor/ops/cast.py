@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from ckptdoctor.model import DTYPES, DType, TensorSpec
 from ckptdoctor.ops.arguments import ArgumentKind, OpError, argument
 from ckptdoctor.ops.base import Example, Op, OutSpec, only
+from ckptdoctor.ops.boxes import Box
 from ckptdoctor.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -70,13 +71,14 @@ class Cast(Op):
         return ((spec.shape, self.to),)
 
     def apply(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """The input in `to`. Refuses a finite number that would become infinite, or an integer that would wrap."""
+        """The input in `to`. Refuses a finite number that would become infinite, infinities where `to` has none, and integers
+        out of its range."""
         import torch
 
         (tensor,) = inputs
         cast = tensor.contiguous().to(getattr(torch, self.to.name))
-        if _lost(tensor, cast):
-            raise OpError(f"{self.describe()}: some numbers are too large for {self.to}", hint="cast to a wider dtype")
+        if (lost := _lost(tensor, cast)) is not None:
+            raise OpError(f"{self.describe()}: {lost}", hint="cast to a wider dtype")
         return (cast,)
 
     def inverse(self, inputs: tuple[TensorSpec, ...]) -> Op | str:
@@ -90,6 +92,10 @@ class Cast(Op):
         """Those of the input."""
         self.out_specs(inputs)
         return new
+
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """Those in the same places."""
+        return (wanted,) * len(inputs)
 
     def for_moments(self, order: Literal[1, 2]) -> tuple[Op, ...] | None:
         """No op: moments keep their own dtype."""
@@ -116,19 +122,46 @@ def _holds(wide: DType, narrow: DType) -> bool:
     return wide.bits > narrow.bits and not (narrow.name.startswith("int") and wide.name.startswith("uint"))
 
 
-def _lost(before: torch.Tensor, after: torch.Tensor) -> bool:
-    """Whether a number was beyond the range of the new dtype: finite ones that overflow, integers that wrap."""
+def _lost(before: torch.Tensor, after: torch.Tensor) -> str | None:
+    """Which numbers were beyond the range of the new dtype: finite ones that overflow, infinite ones, integers that wrap."""
     import torch
 
     if not (after.dtype.is_floating_point or after.dtype.is_complex):
-        return not bool((after.to(before.dtype) == before).all())
+        return _out_of_range(before, after.dtype)
     numbers = torch.view_as_real(before) if before.dtype.is_complex else before
     largest = torch.finfo(after.dtype).max
-    if _largest(numbers.dtype) <= largest:
-        return False
+    if _largest(numbers.dtype) <= largest and not _finite_only(after.dtype):
+        return None
     # Most functions do not take the 8-bit floats, and the magnitude of the least integer is no integer of its type.
     numbers = numbers.double() if not numbers.dtype.is_floating_point or numbers.dtype.itemsize == 1 else numbers
-    return bool(((numbers.abs() > largest) & numbers.isfinite()).any())
+    if bool(((numbers.abs() > largest) & numbers.isfinite()).any()):
+        return f"some numbers are too large for {_name(after.dtype)}"
+    if _finite_only(after.dtype) and bool(numbers.isinf().any()):
+        return f"some numbers are infinite, and {_name(after.dtype)} has no infinity"
+    return None
+
+
+def _out_of_range(integers: torch.Tensor, dtype: torch.dtype) -> str | None:
+    import torch
+
+    if dtype == torch.bool or not integers.numel():
+        return None
+    unsigned = integers.dtype == torch.uint64  # torch does not compare these: with the first bit flipped they are int64
+    numbers = integers.contiguous().view(torch.int64) ^ -(2**63) if unsigned else integers.to(torch.int64)
+    least, largest = (int(each) + 2**63 * unsigned for each in numbers.aminmax())
+    limits = torch.iinfo(dtype)
+    if limits.min <= least and largest <= limits.max:
+        return None
+    return f"numbers from {least:,} to {largest:,} are not all in the range of {_name(dtype)}, {limits.min:,} to {limits.max:,}"
+
+
+def _finite_only(dtype: torch.dtype) -> bool:
+    """Whether a floating-point type has no infinity."""
+    return "fn" in _name(dtype)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _largest(dtype: torch.dtype) -> float:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import COUNT, FLAG, WHOLE, OpError, argument
 from ckptdoctor.ops.base import Example, Op, OutSpec, Run, only
-from ckptdoctor.ops.shapes import alike, as_many, dimension, outer
+from ckptdoctor.ops.boxes import Box
+from ckptdoctor.ops.numbers import as_bytes
+from ckptdoctor.ops.shapes import alike, as_many, countable, dimension, outer
 from ckptdoctor.ops.slicing import Slice
 
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ class Broadcast(Op):
         spec = only(self, inputs)
         if self.copies is None:
             raise OpError(f"{self.describe()}: how many copies is not known here", hint="write {broadcast: 2}")
+        countable(self, self.copies)
         return ((spec.shape, spec.dtype),) * self.copies
 
     def apply(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -115,6 +118,10 @@ class Broadcast(Op):
     def new_elements(self, inputs: tuple[TensorSpec, ...], new: tuple[int, ...]) -> tuple[int, ...]:
         """Those of the input, for each copy."""
         return new * len(self.out_specs(inputs))
+
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """Those in the same places."""
+        return (wanted,) * len(inputs)
 
     def for_moments(self, order: Literal[1, 2]) -> tuple[Op, ...] | None:
         """None: the copies share one gradient, and nothing says in which parts."""
@@ -143,7 +150,7 @@ class Same(Op):
         import torch
 
         first = inputs[0].contiguous()
-        if not all(torch.equal(_bytes(first), _bytes(each)) for each in inputs[1:]):
+        if not all(torch.equal(as_bytes(first), as_bytes(each)) for each in inputs[1:]):
             hint = "take one of them by its key, or their mean"
             raise OpError(f"{self.describe()}: the tensors are not equal", hint=hint)
         return (first,)
@@ -153,14 +160,10 @@ class Same(Op):
         self.out_specs(inputs)
         return Broadcast(len(inputs))
 
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """Those in the same places."""
+        return (wanted,) * len(inputs)
+
     def for_moments(self, order: Literal[1, 2]) -> tuple[Op, ...] | None:
         """None: equal weights have moments of their own."""
         return None
-
-
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    plain = tensor.resolve_conj().resolve_neg().contiguous()
-    # A dimension of size 1 may have any stride, which `view` does not take.
-    return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import FLAG, LIKE, SIZE, WHOLE, OpError, argument, word
 from ckptdoctor.ops.base import Example, Op, OutSpec, only
+from ckptdoctor.ops.boxes import Box, along, between
 from ckptdoctor.ops.filling import FILL, ZERO, Fill
 from ckptdoctor.ops.shapes import dimension, target_size
 from ckptdoctor.ops.slicing import Slice
@@ -88,6 +89,14 @@ class Pad(Op):
         ((shape, _),) = self.out_specs(inputs)
         return (new[0] + prod(shape) - inputs[0].numel,)
 
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """Those that were there; all of them where new ones are their mean."""
+        dim, size = self.dim % len(wanted), only(self, inputs).shape[self.dim]
+        if self.fill.of_all and self.to != size:
+            return (along(wanted, dim, range(size)),)
+        start = (self.to or 0) - size if self.at == "start" else 0
+        return (along(wanted, dim, between(wanted[dim], start, start + size)),)
+
     def for_moments(self, order: Literal[1, 2]) -> tuple[Op, ...] | None:
         """The same with zeros: new elements have no history."""
         return (replace(self, fill=ZERO),)
@@ -156,6 +165,10 @@ class ResizeVocab(Op):
         """The rows that stay, if some do not."""
         way = self._way(spec)
         return way.selected(spec) if isinstance(way, Slice) else None
+
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """The rows that stay."""
+        return self._way(only(self, inputs)).read(inputs, output, wanted)
 
     def for_moments(self, order: Literal[1, 2]) -> tuple[Op, ...] | None:
         """The same with zeros: new rows have no history."""

@@ -45,10 +45,15 @@ class Fill:
             whole = not (tensor.is_floating_point() or tensor.is_complex())
             return torch.full(shape, int(self.number) if whole else float(self.number), dtype=tensor.dtype)
         if self.std is None:
-            return narrowed(op, wide(tensor).mean(dim, keepdim=True), (tensor,)).expand(shape)
+            return narrowed(op, wide(tensor.contiguous()).mean(dim, keepdim=True), (tensor,)).expand(shape)
         kind = torch.float64 if tensor.dtype == torch.float64 else torch.float32
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed), dtype=kind) * self.std
         return narrowed(op, noise, (tensor.new_zeros(()),))
+
+    @property
+    def of_all(self) -> bool:
+        """Whether the values are made of all others: their mean."""
+        return self.number is None and self.std is None
 
     def plain(self) -> object:
         """As a map writes it."""

@@ -19,7 +19,8 @@ from ckptdoctor.ops.arguments import (
     read_integers,
 )
 from ckptdoctor.ops.base import Example, Op, OutSpec, Run, only
-from ckptdoctor.ops.shapes import alike, as_many, dimension, outer, target_size
+from ckptdoctor.ops.boxes import Box, along, between, moved
+from ckptdoctor.ops.shapes import alike, as_many, countable, dimension, outer, target_size
 from ckptdoctor.text import shape_text
 
 if TYPE_CHECKING:
@@ -74,6 +75,11 @@ class Concat(Op):
         alike(self, inputs, but=self.dim)
         return Split(self.dim, tuple(spec.shape[self.dim] for spec in inputs))
 
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """Each input's part of them."""
+        dim, ends = self.dim % len(wanted), [*accumulate((spec.shape[self.dim] for spec in inputs), initial=0)]
+        return tuple(along(wanted, dim, between(wanted[dim], *pair)) for pair in pairwise(ends))
+
 
 @dataclass(frozen=True, slots=True)
 class Split(Op):
@@ -111,6 +117,7 @@ class Split(Op):
 
     def _sizes(self, size: int) -> tuple[int, ...]:
         if self.parts is not None:
+            countable(self, self.parts)
             if size % self.parts:
                 raise OpError(
                     f"{self.describe()}: {size:,} along dim {self.dim} do not divide by {self.parts}",
@@ -148,6 +155,12 @@ class Split(Op):
         """The concatenation."""
         self.out_specs(inputs)
         return Concat(self.dim)
+
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """Those of the piece."""
+        shape = only(self, inputs).shape
+        dim, start = self.dim % len(wanted), sum(self._sizes(shape[self.dim])[:output])
+        return (along(wanted, dim, moved(wanted[dim], start)),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +204,13 @@ class Stack(Op):
         self.out_specs(inputs)
         return Unstack(self.dim)
 
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """Those in the same places, of each input that is among them."""
+        dim = self.dim % len(wanted)
+        rest = (*wanted[:dim], *wanted[dim + 1 :])
+        none = along(rest, 0, range(0)) if rest else None
+        return tuple(rest if number in wanted[dim] else none for number in range(len(inputs)))
+
 
 @dataclass(frozen=True, slots=True)
 class Unstack(Op):
@@ -216,6 +236,7 @@ class Unstack(Op):
         dim = dimension(self, self.dim, spec.shape)
         if not spec.shape[dim]:
             raise OpError(f"{self.describe()}: {shape_text(spec.shape)} has nothing along dim {self.dim}")
+        countable(self, spec.shape[dim])
         return (((*spec.shape[:dim], *spec.shape[dim + 1 :]), spec.dtype),) * spec.shape[dim]
 
     def apply(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -235,6 +256,11 @@ class Unstack(Op):
         """The stack."""
         self.out_specs(inputs)
         return Stack(self.dim)
+
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """Those at one index."""
+        dim = self.dim % (len(wanted) + 1)
+        return ((*wanted[:dim], range(output, output + 1), *wanted[dim:]),)
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import INTEGER, ArgumentKind, OpError, argument, read_integers
 from ckptdoctor.ops.base import Example, Op, OutSpec, Run, only
+from ckptdoctor.ops.boxes import Box
 from ckptdoctor.ops.shapes import dimension
 from ckptdoctor.text import plural, shape_text
 
@@ -78,6 +79,12 @@ class Transpose(Op):
         only(self, inputs)
         return self
 
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """Those in the same places, before."""
+        box, (first, second) = list(wanted), self.dims
+        box[first], box[second] = box[second], box[first]
+        return (tuple(box),)
+
 
 @dataclass(frozen=True, slots=True)
 class Permute(Op):
@@ -112,6 +119,11 @@ class Permute(Op):
         self.out_specs(inputs)
         dims = [dim % len(self.dims) for dim in self.dims]
         return Permute(tuple(dims.index(dim) for dim in range(len(dims))))
+
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """Those in the same places, before."""
+        dims = [dim % len(self.dims) for dim in self.dims]
+        return (tuple(wanted[dims.index(dim)] for dim in range(len(dims))),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,15 @@ def wide(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The numbers in row-major order as bytes, one after the other: the tensor's own memory where they lie so already."""
+    import torch
+
+    plain = tensor.resolve_conj().resolve_neg().contiguous()
+    # A dimension of size 1 may have any stride, which `view` does not take.
+    return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)
+
+
 def narrowed(
     op: Op, result: torch.Tensor, inputs: tuple[torch.Tensor, ...], *, by_element: bool = False
 ) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import INTEGER, WHOLE, ArgumentKind, OpError, argument, read_integers
 from ckptdoctor.ops.base import Example, Op, OutSpec, Run, only
+from ckptdoctor.ops.boxes import Box, along
 from ckptdoctor.ops.filling import FILL, ZERO, Fill
 from ckptdoctor.ops.shapes import dimension, outer
 from ckptdoctor.text import listing
@@ -152,6 +153,15 @@ class Index(Op):
         dim, places = self._places(spec.shape)
         taken = tuple(place for place in places if place is not None)
         return None if len(taken) == spec.shape[dim] else (dim, taken)
+
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """Those at the indices that are taken; all of them where new ones are their mean."""
+        shape = only(self, inputs).shape
+        dim, places = self._places(shape)
+        if _added(places) and self.fill is not None and self.fill.of_all:
+            return (along(wanted, dim, range(shape[dim])),)
+        found = (places[index] for index in wanted[dim])
+        return (along(wanted, dim, frozenset(place for place in found if place is not None)),)
 
     def for_moments(self, order: Literal[1, 2]) -> tuple[Op, ...] | None:
         """The same with zeros: each element keeps its moments, new ones have no history."""

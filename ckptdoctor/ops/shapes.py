@@ -9,6 +9,8 @@ from ckptdoctor.ops.arguments import OpError
 from ckptdoctor.ops.base import Op
 from ckptdoctor.text import plural, printable, shape_text
 
+_MOST = 10**6
+
 
 def outer(op: Op, dim: int, shape: tuple[int, ...]) -> int | None:
     """The elements behind one index of a dimension, if it is the outermost one (but for some of size 1); else None."""
@@ -52,6 +54,12 @@ def alike(op: Op, inputs: tuple[TensorSpec, ...], *, but: int | None = None) -> 
 
 def _rest(shape: tuple[int, ...], axis: int | None) -> tuple[int | None, ...]:
     return tuple(None if place == axis else size for place, size in enumerate(shape))
+
+
+def countable(op: Op, outputs: int) -> None:
+    """Raises OpError where an op would make more tensors than any checkpoint has keys."""
+    if outputs > _MOST:
+        raise OpError(f"{op.describe()} would make {outputs:,} tensors", hint=f"at most {_MOST:,} are made of one")
 
 
 def as_many(op: Op, inputs: tuple[TensorSpec, ...], targets: tuple[TensorSpec | None, ...]) -> Op:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.ops.arguments import COUNT, WHOLE, OpError, argument
 from ckptdoctor.ops.base import Example, Op, OutSpec, Run, only
+from ckptdoctor.ops.boxes import Box, along, chosen
 from ckptdoctor.ops.shapes import dimension, outer
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ class Slice(Op):
         """The indices that are taken, if not all."""
         dim, taken = self._taken(spec.shape)
         return None if len(taken) == spec.shape[dim] else (dim, taken)
+
+    def read(self, inputs: tuple[TensorSpec, ...], output: int, wanted: Box) -> tuple[Box | None, ...]:
+        """Those at the indices that are taken."""
+        dim, taken = self._taken(only(self, inputs).shape)
+        return (along(wanted, dim, chosen(wanted[dim], taken)),)
 
     def for_moments(self, order: Literal[1, 2]) -> tuple[Op, ...] | None:
         """The same indices: each element keeps its moments."""

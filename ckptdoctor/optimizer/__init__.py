@@ -4,8 +4,8 @@
 becomes of each; `find_copies` finds the averaged copies of the weights that go the same way.
 """
 
-from ckptdoctor.optimizer.assigning import assign
-from ckptdoctor.optimizer.copies import WeightCopy, find_copies
+from ckptdoctor.optimizer.assigning import assign, changes_places, parameter_steps
+from ckptdoctor.optimizer.copies import WeightCopy, averages_in_lists, find_copies
 from ckptdoctor.optimizer.following import Followed, NewState, follow
 from ckptdoctor.optimizer.moments import Moment, spec_of, unchanged
 from ckptdoctor.optimizer.states import Member, OptimizerProblem, OptimizerState, read_optimizers
@@ -19,8 +19,11 @@ __all__ = [
     "OptimizerState",
     "WeightCopy",
     "assign",
+    "averages_in_lists",
+    "changes_places",
     "find_copies",
     "follow",
+    "parameter_steps",
     "read_optimizers",
     "spec_of",
     "unchanged",

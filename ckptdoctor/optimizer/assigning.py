@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ckptdoctor.model import Kind, Manifest, TensorSpec
 from ckptdoctor.optimizer.naming import Naming, match_names, unmatched
 from ckptdoctor.optimizer.orders import NoOrder, SeveralOrders, only_order
 from ckptdoctor.optimizer.states import Member, OptimizerProblem, OptimizerState
-from ckptdoctor.plan import Plan
+from ckptdoctor.plan import Plan, Step
 from ckptdoctor.text import listing, plural, printable, shape_text
 
 _RUNNING = ("running_mean", "running_var")
@@ -66,6 +66,32 @@ def parameters_of(plan: Plan, model: Manifest | None = None) -> list[TensorSpec]
         return _of_model(plan.source, model)
     kinds = _kinds(plan)
     return [spec for spec in plan.source.values() if spec.tied_to is None and kinds[spec.key] != "buffer"]
+
+
+def parameter_steps(plan: Plan) -> Iterator[Step]:
+    """The steps of the target's parameters, in order. Of tied ones the one that says where the values come from, in the place
+    of the first."""
+    together: dict[str, list[Step]] = {}
+    for step in plan.steps:
+        together.setdefault(step.memory, []).append(step)
+    for steps in together.values():
+        if not any(step.target.kind == "buffer" for step in steps):
+            yield next((step for step in steps if step.filled and step.expression is not None), steps[0])
+
+
+def changes_places(plan: Plan) -> bool:
+    """Whether tensors take the places of each other, round in a circle: the keys then say nothing of their order."""
+    made_of = {step.target.key: step.sources[0] for step in plan.steps if step.filled and len(step.sources) == 1}
+    seen: set[str] = set()
+    for key in made_of:
+        trail: set[str] = set()
+        while key in made_of and key != made_of[key] and key not in seen:
+            seen.add(key)
+            trail.add(key)
+            key = made_of[key]
+        if key in trail:
+            return True
+    return False
 
 
 def _of_model(source: Manifest, model: Manifest) -> list[TensorSpec]:

@@ -6,11 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ckptdoctor.errors import KeyCollision
-from ckptdoctor.model import Manifest
+from ckptdoctor.model import Manifest, TensorSpec
+from ckptdoctor.ops import OpError
+from ckptdoctor.optimizer.moments import spec_of
 from ckptdoctor.optimizer.naming import Naming, match_names
-from ckptdoctor.pickles.contents import OPTIMIZER_KEYS, TensorGraph
+from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.machine import PickleError
-from ckptdoctor.plan import Plan, Take
+from ckptdoctor.pickles.optimizers import OPTIMIZER_KEYS, containers
+from ckptdoctor.plan import Apply, Plan, Step, Take
 from ckptdoctor.text import plural, printable
 from ckptdoctor.wrappers import is_average, place_text
 
@@ -54,6 +57,18 @@ def find_copies(
     return copies, notes
 
 
+def averages_in_lists(graph: TensorGraph) -> list[Place]:
+    """Averaged copies that are lists of tensors, in the order of the parameters: without keys, they follow no map."""
+    return [
+        way
+        for way, node in containers(graph.pickle.root)
+        if isinstance(node, list | tuple)
+        and len(node) > 1
+        and (is_average(way) or way[-1:] == ("shadow_params",))
+        and all(id(value) in graph.views for value in node)
+    ]
+
+
 def _listed_copy(
     place: Place, graph: TensorGraph, plan: Plan, written: Collection[str], unwrap: bool
 ) -> WeightCopy | str:
@@ -74,11 +89,25 @@ def _copy(place: Place, manifest: Manifest, plan: Plan, written: Collection[str]
     other = [key for key, name in old.items() if manifest[name].shape != plan.source[key].shape]
     if other:
         return f"its {printable(old[other[0]])} has another shape than the weight"
+    specs = {key: manifest[name] for key, name in old.items()}
+    if (refused := next(filter(None, (_refused(step, specs) for step in plan.steps)), None)) is not None:
+        return refused
     targets = _targets(plan, old, written)
     if targets is None:
         return "the map joins tensors of which it has only a part"
     new = _new_names(naming, targets, unwrap)
     return WeightCopy(place, old, new, counters) if new is not None else "there are no names for the new tensors"
+
+
+def _refused(step: Step, specs: Mapping[str, TensorSpec]) -> str | None:
+    """Why a step cannot be computed of the copy's tensors, whose dtypes may be others than those of the weights."""
+    if not isinstance(step.expression, Apply) or not step.has_values or not specs.keys() >= set(step.sources):
+        return None
+    try:
+        spec_of(step.expression, specs)
+    except OpError as error:
+        return error.message
+    return None
 
 
 def _targets(plan: Plan, old: Mapping[str, str], written: Collection[str]) -> list[str] | None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import count
 from typing import NamedTuple
 
 from ckptdoctor.model import Manifest, TensorSpec
-from ckptdoctor.optimizer.assigning import looks_like_buffer, naming_of, parameters_of
+from ckptdoctor.ops import Op
+from ckptdoctor.optimizer.assigning import changes_places, looks_like_buffer, naming_of, parameter_steps, parameters_of
 from ckptdoctor.optimizer.moments import Moment, Read, Reset, moments_of
 from ckptdoctor.optimizer.states import Member, OptimizerProblem, OptimizerState
-from ckptdoctor.plan import Plan, Step, Take, taken_keys
+from ckptdoctor.plan import Plan, Step, ops_of, taken_keys
 from ckptdoctor.text import listing, plural, printable
 
 Group = tuple[int, int]
@@ -55,13 +56,19 @@ def follow(
     *,
     model: Manifest | None = None,
     unwrap: bool = False,
+    lost: Callable[[Moment], str | None] = lambda _: None,
 ) -> Followed:
-    """What becomes of every state; `model` is that of `assign`.
+    """What becomes of every state; `model` is that of `assign`. `lost` says why the values of a moment do not survive.
 
-    Raises OptimizerProblem where a parameter fits no group, or a moment no op.
+    Raises OptimizerProblem where a parameter fits no group, a moment no op, or nothing says in which order parameters are.
     """
+    if not plan.has_target and changes_places(plan) and not all(optimizer.named for optimizer in optimizers):
+        raise OptimizerProblem(
+            "parameters change places, and without a target nothing says in which order they are then",
+            hint="name the target, or leave the states out: --optimizer drop",
+        )
     known = {spec.key for spec in parameters_of(plan, model)}
-    return _Following(optimizers, assigned, plan, read, known).result(unwrap=unwrap)
+    return _Following(optimizers, assigned, plan, read, known, lost).result(unwrap=unwrap)
 
 
 class _Following:
@@ -72,8 +79,9 @@ class _Following:
         plan: Plan,
         read: Read,
         known: Collection[str],
+        lost: Callable[[Moment], str | None],
     ) -> None:
-        self.optimizers, self.plan, self.read, self.known = optimizers, plan, read, known
+        self.optimizers, self.plan, self.read, self.known, self.lost = optimizers, plan, read, known, lost
         self.members = {key: member for member, key in assigned.items()}
         self.group_of = {
             assigned[member]: (number, group)
@@ -89,7 +97,7 @@ class _Following:
 
     def result(self, *, unwrap: bool) -> Followed:
         parameters = [*self._parameters()]
-        whole = Counter(self._first(p.step.expression.key) for p in parameters if isinstance(p.step.expression, Take))
+        whole = Counter(key for each in parameters for key in self._whole(each.step))
         used: set[Member] = set()
         groups: dict[Group, list[NewState]] = {}
         for step, group in parameters:
@@ -110,15 +118,14 @@ class _Following:
         """A key of the source, tied ones by the first."""
         return self.plan.source[key].tied_to or key
 
+    def _whole(self, step: Step) -> set[str]:
+        """The source keys of which a parameter holds all, and not one part of several."""
+        parted = any(op.fan_out or type(op).selected is not Op.selected for op in ops_of(step.expression))
+        return set() if parted or not step.filled else {self._first(key) for key in step.sources}
+
     def _parameters(self) -> Iterator[_Parameter]:
         """The target's parameters in order, tied ones once, with their groups."""
-        together: dict[str, list[Step]] = {}
-        for step in self.plan.steps:
-            together.setdefault(step.memory, []).append(step)
-        for steps in together.values():
-            if any(step.target.kind == "buffer" for step in steps):
-                continue
-            step = next((step for step in steps if step.filled and step.expression is not None), steps[0])
+        for step in parameter_steps(self.plan):
             group = self._group(step)
             if group is not None:
                 yield _Parameter(step, group)
@@ -175,10 +182,12 @@ class _Following:
         if not with_state:
             return state
         made: tuple[Moment, ...] | Reset = Reset("a part of its sources has no state")
-        if isinstance(expression, Take) and whole[keys[0]] > 1:
-            made = Reset(f"it is one of several copies of {printable(keys[0])}, which shared one gradient")
+        if copied := [key for key in self._whole(step) if whole[key] > 1]:
+            made = Reset(f"it is one of several copies of {printable(min(copied))}, which shared one gradient")
         elif len(with_state) == len(members):
             made = moments_of(step.target, expression, with_state, self.read)
+        if not isinstance(made, Reset):
+            made = next((Reset(why) for moment in made if (why := self.lost(moment)) is not None), made)
         if isinstance(made, Reset):
             self.reset[step.target.key] = made.why
             return state

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ckptdoctor.model import DType, TensorSpec
 from ckptdoctor.ops import Op, OpError
-from ckptdoctor.optimizer.states import Entry, Member, OptimizerProblem
+from ckptdoctor.optimizer.states import Entry, Member, OptimizerProblem, Order
 from ckptdoctor.pickles.tensors import TensorView
 from ckptdoctor.plan import Apply, Expression, Take, ops_of, taken_keys
 from ckptdoctor.text import listing, printable, shape_text
@@ -27,6 +27,7 @@ class Moment(NamedTuple):
     expression: Expression
     spec: TensorSpec
     views: Mapping[str, TensorView]
+    order: Order = 0
 
 
 class Reset(NamedTuple):
@@ -56,7 +57,7 @@ def moments_of(
             return turned
         if not isinstance(turned, Take):
             views = {key: _view(members[key], entry.name) for key in taken_keys(turned)}
-            computed.append(Moment(entry.name, turned, _spec(target, turned, entry, views), views))
+            computed.append(Moment(entry.name, turned, _spec(target, turned, entry, views), views, entry.order))
     return tuple(computed)
 
 

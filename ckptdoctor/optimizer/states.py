@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ckptdoctor.pickles.contents import OPTIMIZER_KEYS, TensorGraph
+from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.nodes import Node, mapping_pairs
+from ckptdoctor.pickles.optimizers import holds_states, items_of
 from ckptdoctor.pickles.tensors import TensorView
 from ckptdoctor.text import listing, printable, shape_text
 
@@ -96,21 +97,19 @@ class OptimizerState:
 
 
 def read_optimizers(graph: TensorGraph, place: tuple[str, ...]) -> list[OptimizerState]:
-    """The optimizers around the weights at a place; raises OptimizerProblem for what is no state dict of one."""
+    """The optimizers beside the weights at a place; raises OptimizerProblem for what is no state dict of one."""
     found: dict[int, OptimizerState] = {}
-    for depth, mapping in enumerate(graph.around(place)):
-        for key, value in mapping_pairs(mapping) or []:
-            if isinstance(key, str) and key in OPTIMIZER_KEYS:
-                for way, node in _inside((*place[:depth], key), value):
-                    if id(node) not in found:
-                        found[id(node)] = _optimizer(graph, way, node)
+    for outer, value in graph.optimizers(place).items():
+        for way, node in _inside(outer, value):
+            if id(node) not in found:
+                found[id(node)] = _optimizer(graph, way, node)
     return list(found.values())
 
 
 def _inside(way: tuple[str, ...], node: Node, depth: int = 0) -> Iterator[tuple[tuple[str, ...], Node]]:
     """The state dicts of optimizers in a value: itself, or the items of a list or of a mapping."""
-    pairs = list(enumerate(node)) if isinstance(node, list | tuple) else mapping_pairs(node)
-    if node is None or pairs == []:
+    pairs = items_of(node)
+    if not holds_states(node):
         return
     if pairs is not None and {"state", "param_groups"} <= {key for key, _ in pairs if isinstance(key, str)}:
         yield way, node

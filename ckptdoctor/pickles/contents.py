@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TypeAlias
 
 from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.pickles.machine import PickleError
 from ckptdoctor.pickles.nodes import CallNode, DictNode, Node, mapping_pairs
+from ckptdoctor.pickles.optimizers import OPTIMIZER_KEYS, Way, holds_states, items_of, optimizers_in
 from ckptdoctor.pickles.parse import Pickle
 from ckptdoctor.pickles.tensors import StorageNode, TensorView, view_of
 
-Way: TypeAlias = tuple[str, ...]
-OPTIMIZER_KEYS = ("optimizer_states", "optimizer", "optimizer_state_dict", "optimizers")
 MAX_DEPTH = 64
 """Levels of mappings and lists below which no weights are looked for."""
 
@@ -74,13 +72,25 @@ class TensorGraph:
             node = child(node, name)
         return found
 
-    def has_optimizer(self, place: Way) -> bool:
-        """Whether optimizer states that are not empty stand in a mapping around the weights at a place."""
-        return any(
-            isinstance(key, str) and key in OPTIMIZER_KEYS and (not isinstance(value, list) or bool(value))
-            for mapping in self.around(place)
+    def optimizers(self, place: Way) -> dict[Way, Node]:
+        """What belongs to optimizers, beside the weights at a place: what stands under their usual names around the weights,
+        and what looks like their state dicts anywhere. What holds no states is left out."""
+        named = {
+            (*place[:depth], key): value
+            for depth, mapping in enumerate(self.around(place))
             for key, value in mapping_pairs(mapping) or []
-        )
+            if isinstance(key, str) and key in OPTIMIZER_KEYS
+        }
+        others = {
+            way: node
+            for way, node in optimizers_in(self.pickle.root, self.nodes.get(place))
+            if not any(way[: len(name)] == name for name in named)
+        }
+        return {way: node for way, node in (named | others).items() if holds_states(node)}
+
+    def has_optimizer(self, place: Way) -> bool:
+        """Whether there are any such states."""
+        return bool(self.optimizers(place))
 
     @property
     def free_storage(self) -> str:
@@ -91,7 +101,7 @@ class TensorGraph:
 
 def child(node: Node, name: str) -> Node:
     """What stands under a name in a mapping, or at a number in a list; the names of a place are known to be there."""
-    pairs = list(enumerate(node)) if isinstance(node, list | tuple) else mapping_pairs(node) or []
+    pairs = items_of(node) or []
     number = int(name) if name.isdecimal() and len(name) < 20 else None
     return next(value for key, value in pairs if isinstance(key, str | int) and key in (name, number))
 
@@ -117,7 +127,7 @@ def tensor_mappings(root: Node, views: Mapping[int, TensorView]) -> Iterator[tup
         if id(node) in seen:
             continue
         seen.add(id(node))
-        pairs = list(enumerate(node)) if isinstance(node, list | tuple) else mapping_pairs(node) or []
+        pairs = items_of(node) or []
         if any(isinstance(key, str) and id(value) in views for key, value in pairs):
             yield place, node
         work += [

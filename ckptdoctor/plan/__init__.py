@@ -7,6 +7,7 @@ inverse.py. Everything here is pure.
 
 from ckptdoctor.plan.balance import Amount, Balance, balance_of
 from ckptdoctor.plan.make import check_alone, make_plan
+from ckptdoctor.plan.tying import memories, torn
 from ckptdoctor.plan.types import (
     Apply,
     Expression,
@@ -33,7 +34,9 @@ __all__ = [
     "balance_of",
     "check_alone",
     "make_plan",
+    "memories",
     "ops_of",
     "over_firsts",
     "taken_keys",
+    "torn",
 ]

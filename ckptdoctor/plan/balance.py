@@ -10,15 +10,20 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from math import prod
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ckptdoctor.model import TensorSpec
-from ckptdoctor.plan.types import Apply, Expression, Plan, Take, taken_keys
+from ckptdoctor.ops import Op
+from ckptdoctor.ops.boxes import Box, elements, together, whole
+from ckptdoctor.plan.types import Apply, Expression, Plan, Take, ops_of, taken_keys
+from ckptdoctor.plan.ways import Specs
 
 if TYPE_CHECKING:
     from ckptdoctor.model import Manifest
 
 SOURCE_CLASSES = ("used", "left_out", "dropped", "unexpected", "mismatched")
+Part: TypeAlias = Box | int | None
+"""Elements of a tensor: which, or how many of them, or nobody can tell."""
 TARGET_CLASSES = ("loaded", "renamed", "computed", "tied", "fresh", "missing", "mismatched", "new")
 
 
@@ -90,62 +95,51 @@ def _check(side: Mapping[str, Amount], manifest: Manifest) -> None:
         raise AssertionError(f"the plan does not add up: {dict(side)} of {manifest!r}")
 
 
-class _Chosen(NamedTuple):
-    """An op that takes some elements: of which expression, along which dimension, and which indices."""
-
-    of: Expression
-    dim: int
-    indices: frozenset[int]
-
-
 def _left_out(plan: Plan) -> dict[str, int]:
-    """For each source key, how many of its elements no output holds although the tensor is used."""
-    roots = [step.expression for step in plan.steps if step.has_values and type(step.expression) is Apply]
-    chosen = {found for root in roots for found in _choices(root, plan.source)}
-    if not chosen:
+    """For each source key, how many of its elements no output holds although the tensor is used; 0 where nobody can tell."""
+    roots = [step.expression for step in plan.steps if step.has_values and step.expression is not None]
+    if not any(_takes_some(op) for root in roots for op in ops_of(root)):
         return {}
-    whole = {key for root in plan.steps if root.has_values for key in _taken_whole(root.expression, plan.source)}
-    along: dict[Expression, dict[int, frozenset[int]]] = {}
-    for choice in chosen:
-        dims = along.setdefault(choice.of, {})
-        dims[choice.dim] = dims.get(choice.dim, frozenset()) | choice.indices
-    left: dict[str, int] = {}
-    for expression, dims in along.items():
-        shape, keys = _spec(expression, plan.source).shape, tuple(dict.fromkeys(taken_keys(expression)))
-        if not whole.isdisjoint(keys):
-            continue
-        for key in keys:  # of tensors that were joined, each loses its share
-            count = plan.source[key].numel
-            for dim, indices in dims.items():
-                count = count * (shape[dim] - len(indices)) // shape[dim]
-            left[key] = left.get(key, 0) + count
-    return left
+    specs = Specs(plan.source)
+    parts: dict[str, list[Part]] = {key: [] for root in roots for key in taken_keys(root)}
+    for root in roots:
+        for key, part in _read(root, whole(specs.of(root).shape), specs):
+            parts[key].append(part)
+    return {key: plan.source[key].numel - _used(plan.source[key], found) for key, found in parts.items()}
 
 
-def _choices(expression: Expression, source: Manifest) -> Iterator[_Chosen]:
+def _takes_some(op: Op) -> bool:
+    return op.fan_out or type(op).selected is not Op.selected
+
+
+def _read(expression: Expression, wanted: Part, specs: Specs) -> Iterator[tuple[str, Part]]:
+    """The source keys that an expression reads for the wanted elements of it, each with the elements that these are made of."""
     if isinstance(expression, Take):
+        yield expression.key, wanted
         return
-    for inner in expression.inputs:
-        yield from _choices(inner, source)
-        selection = expression.op.selected(_spec(inner, source))
-        if selection is not None:
-            yield _Chosen(inner, selection[0], frozenset(selection[1]))
+    if isinstance(wanted, tuple) and not elements(wanted):
+        return
+    inputs = tuple(map(specs.of, expression.inputs))
+    for inner, part in zip(expression.inputs, _parts(expression, inputs, wanted), strict=True):
+        yield from _read(inner, part, specs)
 
 
-def _taken_whole(expression: Expression | None, source: Manifest) -> Iterator[str]:
-    """The source keys that reach an output without an op in between that takes only some elements."""
-    if isinstance(expression, Take):
-        yield expression.key
-    elif expression is not None:
-        for inner in expression.inputs:
-            if expression.op.selected(_spec(inner, source)) is None:
-                yield from _taken_whole(inner, source)
+def _parts(expression: Apply, inputs: tuple[TensorSpec, ...], wanted: Part) -> tuple[Part, ...]:
+    op = expression.op
+    alone = len(inputs) == 1 and (op.moves or op.selected(inputs[0]) is not None)
+    if not isinstance(wanted, tuple):
+        return (wanted if alone else None,) * len(inputs)
+    read = op.read(inputs, expression.output, wanted)
+    return tuple(elements(wanted) if part is None and alone else part for part in read)
 
 
-def _spec(expression: Expression, source: Manifest) -> TensorSpec:
-    """What an expression makes, as far as shapes and dtypes go."""
-    if isinstance(expression, Take):
-        return source[expression.key]
-    inputs = tuple(_spec(inner, source) for inner in expression.inputs)
-    shape, dtype = expression.op.out_specs(inputs)[expression.output]
-    return TensorSpec("", shape, dtype)
+def _used(spec: TensorSpec, parts: Iterable[Part]) -> int:
+    """How many elements of a tensor are in any of these parts of it; all of them where that cannot be told."""
+    different = list(dict.fromkeys(parts))
+    boxes = [part for part in different if isinstance(part, tuple)]
+    if whole(spec.shape) in boxes or None in different:
+        return spec.numel
+    if len(boxes) < len(different):
+        return next(part for part in different if isinstance(part, int)) if len(different) == 1 else spec.numel
+    joined = together(boxes)
+    return spec.numel if joined is None else joined

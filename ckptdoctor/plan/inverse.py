@@ -6,7 +6,7 @@ rule and the op that it got lost in; the rest is a plan like any other: judged, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +21,9 @@ from ckptdoctor.text import listing, printable
 if TYPE_CHECKING:
     from ckptdoctor.keymap import KeyMap
     from ckptdoctor.model import TensorSpec
+
+FRESH = "fresh on the way there"
+"""How the reason begins why a tensor is dropped that the plan did not make: the file may be without it."""
 
 
 class Lost(NamedTuple):
@@ -83,7 +86,20 @@ def invert(plan: Plan) -> Inversion:
     rest = _remainders(plan, steps, reasons)
     back = Plan(plan.target, plan.source, maps, steps, rest, has_target=True, reverse=not plan.reverse)
     balance_of(back)
-    return Inversion(replace(back, warnings=warnings_for(back)), (*lost, *edits))
+    return Inversion(replace(back, warnings=(*warnings_for(back), *_chosen(plan, made))), (*lost, *edits))
+
+
+def _chosen(plan: Plan, made: Mapping[str, Step]) -> Iterator[str]:
+    """A sentence for each tensor of the source that comes back from one of several copies, which may no longer be equal."""
+    copies: dict[str, list[Step]] = {}
+    for step in plan.steps:
+        if step.filled and isinstance(step.expression, Take):
+            copies.setdefault(step.expression.key, []).append(step)
+    for key, steps in copies.items():
+        used = made[key].sources
+        others = [step.target.key for step in steps if step.target.key not in used and step.memory not in used]
+        if len(steps) > 1 and others:
+            yield f"{key} comes back from {listing(used)}; whether {listing(others)} is still equal to it, nobody looks"
 
 
 def _step(source: TensorSpec, way: Way | None, rules: Mapping[str, Location | None]) -> Step:
@@ -138,7 +154,7 @@ def _remainder(step: Step, lost: Mapping[str, Lost], mismatched: set[str]) -> Re
     if step.status in ("missing", "mismatched"):
         return Remainder(step.target, "mismatched" if step.target.key in mismatched else "unexpected")
     if step.status in ("fresh", "tied"):
-        why = f"{step.status} on the way there: {step.why}"
+        why = f"{FRESH if step.status == 'fresh' else 'tied on the way there'}: {step.why}"
     elif gone := [lost[key] for key in step.sources if key in lost]:
         why = f"{gone[0].place} cannot be undone"
     else:

@@ -19,7 +19,7 @@ from ckptdoctor.ops.copying import Broadcast
 from ckptdoctor.ops.joining import Split, Unstack
 from ckptdoctor.ops.layout import Reshape
 from ckptdoctor.ops.slicing import Slice
-from ckptdoctor.plan.inverse import Inversion, Lost
+from ckptdoctor.plan.inverse import FRESH, Inversion, Lost
 from ckptdoctor.plan.map_text import Entry, declared, dumped, entry, escaped
 from ckptdoctor.plan.rules import fire
 from ckptdoctor.plan.stage import Stage, Value
@@ -48,7 +48,7 @@ def inverse_map(inversion: Inversion, key_map: KeyMap, *, about: Iterable[str] =
         "description": f"the inverse of {key_map.path}",
         "rules": rules,
         "fresh": list(declared(_fresh(inversion, lost))),
-        "drop": list(declared(_dropped(inversion, writer.unsaid))),
+        "drop": list(declared(_dropped(inversion, writer.unsaid), _optional)),
         "envelope": _envelope(inversion),
     }
     text = "".join(f"# {printable(line)}\n" for line in about) + dumped(document)
@@ -197,6 +197,10 @@ def _dropped(inversion: Inversion, unsaid: Iterable[Lost]) -> Iterator[tuple[str
     for step in inversion.plan.steps:
         if step.target.key in gone:
             yield from ((key, f"{step.target.key} cannot be made of it in a map") for key in _only(step, kept))
+
+
+def _optional(why: str) -> Entry:
+    return {"optional": "it need not have been written"} if why.startswith(FRESH) else {}
 
 
 def _only(step: Step, kept: set[str]) -> list[str]:

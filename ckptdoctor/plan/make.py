@@ -64,7 +64,7 @@ def _plan_by_name(source: Manifest, target: Manifest) -> Plan:
     steps = tuple(made.values())
     plan = Plan(source, target, (), steps, remainders(source, steps, {}), has_target=True)
     balance_of(plan)
-    return plan
+    return replace(plan, warnings=warnings_for(plan))
 
 
 def _error(problems: Sequence[PlanError]) -> PlanError:

@@ -28,8 +28,11 @@ def escaped(key: str) -> str:
     return key.replace("{", "{{").replace("}", "}}")
 
 
-def declared(keys: Iterable[tuple[str, str]]) -> Iterator[Entry]:
-    """Entries of `fresh` or `drop` for keys with reasons, one for each reason. Keys that no pattern names are left out."""
+def declared(keys: Iterable[tuple[str, str]], more: Callable[[str], Entry] = lambda _: {}) -> Iterator[Entry]:
+    """Entries of `fresh` or `drop` for keys with reasons, one for each reason, with what `more` adds for that reason.
+
+    Keys that no pattern names are left out.
+    """
     by_reason: dict[str, list[str]] = {}
     seen: set[str] = set()
     for key, why in keys:
@@ -37,7 +40,7 @@ def declared(keys: Iterable[tuple[str, str]]) -> Iterator[Entry]:
             by_reason.setdefault(printable(why), []).append(escaped(key))
             seen.add(key)
     for why, names in by_reason.items():
-        yield {"keys": _one_or_more(names), "why": why}
+        yield {"keys": _one_or_more(names), "why": why, **more(why)}
 
 
 def _has_name(key: str) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 from ckptdoctor.errors import PlanError, ShapeError
@@ -16,6 +17,10 @@ from ckptdoctor.text import listing, plural, shape_text
 if TYPE_CHECKING:
     from ckptdoctor.keymap import Rule
     from ckptdoctor.model import TensorSpec
+    from ckptdoctor.ops import OutSpec
+
+_MAX_RANK = 64
+_MAX_BYTES = 2**63 - 1
 
 
 def misfit_of_ops(rule: Rule) -> PlanError | None:
@@ -121,6 +126,7 @@ def _applied(rule: Rule, op: Op, group: Sequence[Value], wanted: tuple[TensorSpe
     try:
         fitted = op.fitted(specs, wanted)
         outputs = fitted.out_specs(specs)
+        _check_sizes(fitted, outputs)
         new = fitted.new_elements(specs, tuple(value.new for value in group))
     except OpError as error:
         taken = listing(f"{spec.key} ({shape_text(spec.shape)})" for spec in specs)
@@ -139,6 +145,15 @@ def _applied(rule: Rule, op: Op, group: Sequence[Value], wanted: tuple[TensorSpe
         )
         for number, (shape, dtype) in enumerate(outputs)
     ]
+
+
+def _check_sizes(op: Op, outputs: Iterable[OutSpec]) -> None:
+    """Raise OpError for what no tensor of torch can be."""
+    for shape, dtype in outputs:
+        if len(shape) > _MAX_RANK:
+            raise OpError(f"{op.describe()} makes {len(shape):,} dimensions, and a tensor has at most {_MAX_RANK}")
+        if max(prod(shape) * dtype.bits // 8, 0, *shape) > _MAX_BYTES:
+            raise OpError(f"{op.describe()} makes more bytes than can be counted", hint="correct the sizes")
 
 
 def _wrong_number(rule: Rule, op: Op, made: int, wanted: int, group: Sequence[Value]) -> ShapeError:

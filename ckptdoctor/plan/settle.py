@@ -9,7 +9,7 @@ from ckptdoctor.errors import KeyCollision, PlanError, ShapeError
 from ckptdoctor.model import Manifest, Origin, TensorSpec
 from ckptdoctor.plan import hints
 from ckptdoctor.plan.stage import Value
-from ckptdoctor.plan.types import Remainder, Status, Step, Take, taken_keys
+from ckptdoctor.plan.types import Expression, Remainder, Status, Step, Take, over_firsts, taken_keys
 from ckptdoctor.text import printable, shape_text
 
 if TYPE_CHECKING:
@@ -19,15 +19,23 @@ if TYPE_CHECKING:
 
 
 def image_of(values: Mapping[str, Value], source: Manifest) -> Manifest:
-    """What the maps make of the source, as a target of its own."""
-    firsts: dict[object, str] = {}
-    specs = []
-    for key, value in values.items():
-        taken = value.expression.key if isinstance(value.expression, Take) else None
-        shared = source[taken].tied_to or taken if taken is not None else key
-        first = firsts.setdefault((shared, taken is None), key)
-        specs.append(value.spec._replace(key=key, raw_key=None, tied_to=None if first == key else first))
+    """What the maps make of the source, as a target of its own. Keys are tied that are made in one way of tied tensors."""
+    ties = _ties(values, source) if any(spec.tied_to for spec in source.values()) else {}
+    specs = [value.spec._replace(key=key, raw_key=None, tied_to=ties.get(key)) for key, value in values.items()]
     return Manifest(specs, Origin("(the image of the map)", "image"))
+
+
+def _ties(values: Mapping[str, Value], source: Manifest) -> dict[str, str]:
+    """For each key that is tied, the first that it is tied to. Two that are made of the very same tensor are copies."""
+    uses: dict[tuple[Expression, str], int] = {}
+    firsts: dict[tuple[Expression, int], str] = {}
+    ties = {}
+    for key, value in values.items():
+        made, taken = over_firsts(value.expression, source), set(taken_keys(value.expression))
+        copy = max(uses.get((made, each), 0) for each in taken)
+        uses |= dict.fromkeys(((made, each) for each in taken), copy + 1)
+        ties[key] = firsts.setdefault((made, copy), key)
+    return {key: first for key, first in ties.items() if first != key}
 
 
 def steps_for(

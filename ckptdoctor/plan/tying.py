@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.errors import IncompleteGroup, KeyCollision, PlanError, ShapeError
 from ckptdoctor.plan import hints
-from ckptdoctor.plan.types import Expression, Step, over_firsts
+from ckptdoctor.plan.types import Expression, Plan, Step, over_firsts
 from ckptdoctor.text import did_you_mean, listing, printable, shape_text
 
 if TYPE_CHECKING:
@@ -137,6 +137,38 @@ def _share_one(group: Mapping[str, Step], steps: dict[str, Step], tie: Tie | Non
             steps[key] = Step(step.target, "tied", given=given, rule=rule, why=why, tie=step.tie)
         elif fresh is not None and (step.status == "missing" or _says(fresh) > _says(step)):
             steps[key] = fresh._replace(target=step.target)
+
+
+def memories(steps: Sequence[Step], source: Manifest) -> dict[str, Hashable]:
+    """For each target key a name for the memory behind it in the output: equal names, shared memory.
+
+    That is what the target or a map ties, if it is to hold the same values; `tied` ones go with the first that has some.
+    """
+    made: dict[str, Hashable] = {
+        step.target.key: (step.memory, _producer(step, source) if step.has_values else None) for step in steps
+    }
+    firsts: dict[str, Hashable] = {}
+    for step in steps:
+        if step.status != "tied":
+            firsts.setdefault(step.memory, made[step.target.key])
+    return made | {step.target.key: firsts[step.memory] for step in steps if step.status == "tied"}
+
+
+def torn(plan: Plan) -> list[list[Step]]:
+    """The tensors that share memory in the target and are made in different ways of the source, together."""
+    if not any(step.target.tied_to or step.tie for step in plan.steps):
+        return []
+    groups: dict[str, list[Step]] = {}
+    for step in plan.steps:
+        groups.setdefault(step.memory, []).append(step)
+    several = (group for group in groups.values() if len(group) > 1)
+    return [group for group in several if len(set(_made(group, plan.source))) > 1]
+
+
+def _made(steps: Iterable[Step], source: Manifest) -> Iterator[Expression]:
+    for step in steps:
+        if step.filled and step.expression is not None:
+            yield over_firsts(step.expression, source)
 
 
 def _says(step: Step) -> bool:

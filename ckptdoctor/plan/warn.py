@@ -1,12 +1,14 @@
-"""Sentences for what fits in shape and may still be wrong: a layer of a Sequential taken alone, its neighbours left behind."""
+"""Sentences for what fits in shape and may still be wrong: a layer of a Sequential taken alone, its neighbours left behind;
+tensors that the target ties, each with values of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from ckptdoctor.plan.types import Plan, Take
-from ckptdoctor.text import plural
+from ckptdoctor.plan.tying import torn
+from ckptdoctor.plan.types import Plan, Step, Take
+from ckptdoctor.text import listing, plural
 
 _Stacks: TypeAlias = Mapping[str, Mapping[str, int]]
 _NAMED = 5
@@ -14,6 +16,16 @@ _NAMED = 5
 
 def warnings_for(plan: Plan) -> tuple[str, ...]:
     """Every warning once, in the order of the target."""
+    return (*_left_behind_by(plan), *map(_torn, torn(plan)))
+
+
+def _torn(group: Sequence[Step]) -> str:
+    how = listing(f"{step.target.key} ({', '.join((*step.sources, *step.ops))})" for step in group if step.expression)
+    return f"the target has one tensor for these, and they get values of their own: {how}; a model that loads them keeps one"
+
+
+def _left_behind_by(plan: Plan) -> tuple[str, ...]:
+    """Layers that are taken out of a stack whose other layers stay behind."""
     moved = [step for step in plan.steps if step.status == "renamed" and isinstance(step.expression, Take)]
     if not moved:
         return ()

@@ -114,8 +114,11 @@ def _sentence(plan: Plan) -> str:
         parts = [f"nothing would stay random: all {plural(total, 'parameter')} of the target come from the checkpoint"]
     if plan.fresh_parameters:
         parts[0] += f", {plan.fresh_parameters:,} of them declared fresh"
-    if plan.random_buffers:
-        parts.append(f"{plural(plan.random_buffers, 'buffer element')} keep the constructor's values")
+    buffers = [step for step in plan.steps if step.target.kind == "buffer"]
+    if added := sum(step.new for step in buffers if step.filled):
+        parts.append(f"{plural(added, 'buffer element')} are added by ops")
+    if kept := sum(step.target.numel for step in buffers if not step.has_values):
+        parts.append(f"{plural(kept, 'buffer element')} keep the constructor's values")
     unexpected = plan.unused("unexpected")
     if unexpected:
         unused = sum(rest.source.counted for rest in unexpected)

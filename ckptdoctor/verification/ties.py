@@ -33,11 +33,17 @@ def ties(evidence: Evidence) -> Check:
 
 
 def _in_source(rows: Sequence[TensorReceipt], source: Side, output: Side) -> dict[str, Hashable]:
-    """For each copy, the memory that it was: a whole storage where both files have storages, else the tensor itself."""
-    copies = [(row.key, row.sources[0]) for row in rows if is_copy(row) and row.sources[0] in source.manifest]
-    if output.format == "torch" and source.format.startswith("torch"):
-        return {key: source.memory(origin) for key, origin in copies}
-    return {key: source.manifest[origin].tied_to or origin for key, origin in copies}
+    """For the copies of tensors that are views of one storage, where both files have storages: the storage.
+
+    Of several copies of one tensor the first has its memory; whether the others share it, the receipt says.
+    """
+    if output.format != "torch" or not source.format.startswith("torch"):
+        return {}
+    firsts: dict[str, str] = {}
+    for row in rows:
+        if is_copy(row) and (origin := source.manifest.get(row.sources[0])) is not None:
+            firsts.setdefault(origin.tied_to or origin.key, row.key)
+    return {key: source.memory(origin) for origin, key in firsts.items()}
 
 
 def _groups(memory: Mapping[str, Hashable]) -> Iterator[list[str]]:

@@ -17,8 +17,6 @@ from tests.contracts.op_cases import bits, spec_of  # noqa: E402 - needs torch
         ("float64", "float32", -1e300),
         ("float32", "float8_e4m3fn", 1e4),
         ("float8_e5m2", "float8_e4m3fn", 1e4),
-        ("int64", "int8", 128),
-        ("int64", "uint8", -1),
         ("int64", "float16", -(2**63)),
         ("complex128", "complex64", 1e300j),
     ],
@@ -29,6 +27,45 @@ def test_cast_does_not_lose_a_number(dtype, to, number):
     with pytest.raises(OpError, match=f"too large for {to}") as caught:
         parse_op({"cast": to}).apply((tensor,))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("dtype", "to", "number", "limits"),
+    [
+        ("int64", "int8", 128, "1 to 128 .* int8, -128 to 127"),
+        ("int64", "uint8", -1, "-1 to 1 .* uint8, 0 to 255"),
+        ("int64", "uint64", -1, "-1 to 1 .* uint64, 0 to 18,446,744,073,709,551,615"),
+        ("uint64", "int64", 2**63 + 5, "1 to 9,223,372,036,854,775,813 .* int64"),
+        ("uint8", "int8", 200, "1 to 200 .* int8"),
+        ("int8", "uint8", -100, "-100 to 1 .* uint8"),
+        ("int8", "uint16", -1, "-1 to 1 .* uint16"),
+        ("int32", "uint32", -5, "-5 to 1 .* uint32"),
+        ("uint32", "int32", 2**31, "1 to 2,147,483,648 .* int32"),
+    ],
+)
+def test_integers_that_would_wrap_are_refused(dtype, to, number, limits):
+    tensor = torch.tensor([1, number], dtype=getattr(torch, dtype))
+    with pytest.raises(OpError, match=limits):
+        parse_op({"cast": to}).apply((tensor,))
+
+
+@pytest.mark.parametrize("to", [name for name in DTYPES if name.startswith("int")])
+@pytest.mark.parametrize("dtype", [name for name in DTYPES if name.startswith(("int", "uint"))])
+def test_integers_in_range_are_kept(dtype, to):
+    tensor = torch.tensor([0, 127], dtype=getattr(torch, dtype))
+    (cast,) = parse_op({"cast": to}).apply((tensor,))
+    assert cast.tolist() == [0, 127]
+    assert not parse_op({"cast": to}).apply((tensor[:0],))[0].numel()
+
+
+@pytest.mark.parametrize("to", ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2fnuz"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e5m2"])
+def test_infinities_are_refused_where_there_are_none(dtype, to):
+    tensor = torch.tensor([1.0, float("-inf")]).to(getattr(torch, dtype))
+    with pytest.raises(OpError, match=f"{to} has no infinity"):
+        parse_op({"cast": to}).apply((tensor,))
+    (nan,) = parse_op({"cast": to}).apply((torch.tensor([float("nan")]),))
+    assert nan.float().isnan().all()
 
 
 def test_cast_keeps_what_was_not_finite():

@@ -1,10 +1,15 @@
 """Mass balance of plans: what each element of both sides becomes, and that the sums are the manifests'."""
 
+from collections.abc import Sequence
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ckptdoctor
 from ckptdoctor import make_plan
+from ckptdoctor.errors import PlanError
 from ckptdoctor.keymap import parse_map
 from ckptdoctor.model import DTYPES, Manifest, TensorSpec
 from ckptdoctor.plan import balance_of
@@ -81,3 +86,103 @@ def test_elements_that_an_op_adds_are_random_parameters_and_declared():
     plan = make_plan(source, target, parse_map(text))
     assert (plan.random_parameters, plan.fresh_parameters) == (4, 4)
     assert plan.random_share == pytest.approx(4 / 14)
+
+
+SEPARABLE = (
+    "{slice: {dim: %d, start: 1}}",
+    "{slice: {dim: %d, stop: 2, step: 2}}",
+    "{transpose: [0, 1]}",
+    "{permute: [-1, 0]}",
+    "{index: {dim: %d, indices: [1, 0]}}",
+    "{index: {dim: %d, indices: [-1]}}",
+    "{pad: {dim: %d, to: 7, fill: 0, at: start}}",
+    "{cast: float64}",
+)
+OTHERS = (
+    "{reshape: [-1]}",
+    "{reshape: [1, -1]}",
+    "{repeat: {dim: %d, times: 2}}",
+    '{rearrange: {pattern: "a b -> b a"}}',
+)
+
+
+def counted(tensors: dict[str, tuple[int, ...]], *maps: str) -> tuple[int, int]:
+    """How many elements of the source stand in an output, by their values; and how many the balance says are used."""
+    torch = pytest.importorskip("torch")
+    shapes = Manifest([TensorSpec(key, shape, DTYPES["float64"]) for key, shape in tensors.items()])
+    plan = make_plan(shapes, None, [parse_map("ckptdoctor: 1\n" + text) for text in maps])
+    numbers, weights = iter(range(1, 10**6)), {}
+    for key, spec in shapes.items():
+        weights[key] = torch.tensor([float(next(numbers)) for _ in range(spec.numel)], dtype=torch.float64).reshape(
+            spec.shape
+        )
+    seen = {int(each) for value in ckptdoctor.apply(plan, weights).values() for each in value.flatten().tolist()} - {0}
+    amounts = balance_of(plan).source
+    assert all(amount.elements >= 0 for amount in amounts.values())
+    return len(seen), amounts["used"].elements if "used" in amounts else 0
+
+
+def drawn(random: Random, ops: Sequence[str]) -> str:
+    """A map of one or two rules over `a`, `b` and `c`."""
+    rules = []
+    for number in range(random.randint(1, 2)):
+        source, steps = random.choice([("a", []), ("[b, c]", [f"{{concat: {random.randint(0, 1)}}}"])])
+        steps = steps + [
+            op % random.randint(0, 1) if "%" in op else op for op in random.choices(ops, k=random.randint(1, 3))
+        ]
+        rules.append(f"{{from: {source}, to: o{number}, op: [{', '.join(steps)}]}}")
+    return f"rules: [{', '.join(rules)}]"
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_random_plans_against_counting(exact: bool):
+    tried = 0
+    for seed in range(600):
+        random = Random(seed)
+        text = drawn(random, SEPARABLE if exact else SEPARABLE + OTHERS)
+        try:
+            found, said = counted({"a": (random.randint(2, 4), random.randint(2, 4)), "b": (2, 3), "c": (2, 3)}, text)
+        except PlanError:
+            continue
+        tried += 1
+        assert found == said if exact else found <= said, text
+    assert tried > 150
+
+
+def rule(ops: str, to: str = "y") -> str:
+    return f'{{from: x, to: "{to}", op: [{ops}]}}'
+
+
+UNSTACKED = f"rules: [{rule('{unstack: 0}', 'u.{0..9}')}]"
+RESTACKED = 'rules: [{from: "u.{0..9}", to: s, op: [stack, {slice: {dim: 1, stop: 1}}]}]'
+
+
+@pytest.mark.parametrize(
+    ("maps", "used"),
+    [
+        ([f"rules: [{rule('{slice: {dim: 0, stop: 5}}, {slice: {dim: 0, stop: 2}}')}]"], 6),
+        ([f"rules: [{rule('{reshape: [-1]}, {slice: {dim: 0, stop: 7}}')}]"], 7),
+        ([f"rules: [{rule('{slice: {dim: 0, stop: 3}}, {reshape: [-1]}, {slice: {dim: 0, stop: 4}}')}]"], 4),
+        ([f"rules: [{rule('{split: {sizes: [4, 6]}}', '{a,b}')}]", "drop: [{keys: b, why: gone}]"], 12),
+        ([UNSTACKED, 'drop: [{keys: "u.{2..9}", why: gone}]'], 6),
+        ([UNSTACKED, RESTACKED], 10),
+        (
+            [
+                f"rules: [{rule('{slice: {dim: 0, stop: 5}}')}, {rule('{reshape: [-1]}, {slice: {dim: 0, stop: 3}}', 'z')}]"
+            ],
+            30,
+        ),
+    ],
+)
+def test_what_is_used_in_the_end(maps: list[str], used: int):
+    assert counted({"x": (10, 3)}, *maps)[1] == used
+
+
+def test_huge_tensors_are_balanced_at_once():
+    source = manifest(x=(10**11, 4))
+    rules = [f"from: x, to: y{n}, op: {{slice: {{dim: 0, start: {n}, step: {n + 2}}}}}" for n in range(3)]
+    rules += [
+        f"from: x, to: z{n}, op: {{slice: {{dim: 0, start: {n * 10**9}, stop: {n * 10**9 + 5}}}}}" for n in range(4)
+    ]
+    assert elements(source, None, *rules)[0] == {"used": 4 * 10**11}
+    assert elements(source, None, *rules[3:])[0] == {"used": 80, "left_out": 4 * 10**11 - 80}

@@ -309,3 +309,11 @@ def test_a_large_plan_is_inverted_in_a_second() -> None:
         inversion = invert(plan)
         assert time.perf_counter() - start < 5
         assert inversion.bijective == len(source)
+
+
+def test_copies_of_which_one_comes_back_are_said() -> None:
+    back = there_and_back(manifest("k a"), None, key_map(("k", "k1"), ("k", "k2"), ("a", "b")))
+    (warning,) = back.plan.warnings
+    assert warning == "k comes back from k1; whether k2 is still equal to it, nobody looks"
+    tied = manifest("k1 k2", tied={"k2": "k1"})
+    assert there_and_back(manifest("k"), tied, key_map(("k", "k1"), ("k", "k2"))).plan.warnings == ()

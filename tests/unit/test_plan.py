@@ -425,9 +425,21 @@ class TestWithoutATarget:
         assert {key: spec.tied_to for key, spec in moved.items()} == {"z": None, "c": "z"}
         assert moved.parameters == source.parameters == 6
 
-    def test_two_that_are_computed_share_nothing(self) -> None:
+    def test_what_is_made_in_one_way_of_tied_tensors_is_tied(self) -> None:
         rule = {"from": "{k}", "to": "{k}2", "op": {"transpose": [0, 1]}}
         image = make_plan(manifest("a b", tied={"b": "a"}), None, key_map(rule)).target
+        assert {key: spec.tied_to for key, spec in image.items()} == {"a2": None, "b2": "a2"}
+        assert image.parameters == 6
+
+    def test_two_copies_of_one_tensor_are_two_tensors(self) -> None:
+        key_maps = key_map(("a", "x"), ("a", "y"), ("b", "z"))
+        image = make_plan(manifest("a b", tied={"b": "a"}), None, key_maps).target
+        assert {key: spec.tied_to for key, spec in image.items()} == {"x": None, "y": None, "z": "x"}
+        assert make_plan(manifest("a"), None, key_map(("a", "x"), ("a", "y"))).target.parameters == 12
+
+    def test_what_has_an_untied_tensor_in_common_is_two_tensors(self) -> None:
+        rules = [{"from": [key, "c"], "to": f"{key}c", "op": "concat"} for key in "ab"]
+        image = make_plan(manifest("a b c", tied={"b": "a"}), None, key_map(*rules)).target
         assert [spec.tied_to for spec in image.values()] == [None, None]
 
 
@@ -666,3 +678,26 @@ def adds_up(plan: Plan, source: Manifest, target: Manifest) -> None:
         if step.filled:
             assert step.given.shape == step.target.shape
             assert [source[key].numel for key in step.sources] == [step.target.numel]
+
+
+class TestTornTies:
+    def test_two_values_for_a_tensor_that_the_target_ties_are_warned_of(self) -> None:
+        target = manifest("embed head", tied={"head": "embed"})
+        (warning,) = make_plan(manifest("embed head"), target).warnings
+        assert warning.startswith(
+            "the target has one tensor for these, and they get values of their own: embed (embed)"
+        )
+        rules = [
+            {"from": key, "to": key, "op": {"pad": {"dim": 0, "to": 3, "fill": fill}}} for key, fill in PADDED.items()
+        ]
+        source = manifest("embed head", tied={"head": "embed"})
+        taller = manifest({"embed": (3, 3), "head": (3, 3)}, tied={"head": "embed"})
+        assert "fill=1" in make_plan(source, taller, key_map(*rules)).warnings[0]
+
+    def test_one_value_for_both_is_none(self) -> None:
+        target = manifest("embed head", tied={"head": "embed"})
+        assert make_plan(manifest("embed head", tied={"head": "embed"}), target).warnings == ()
+        assert make_plan(manifest("embed"), target).warnings == ()
+
+
+PADDED = {"embed": 0, "head": 1}

@@ -7,13 +7,13 @@ another size. What else lies in the source's folder for its readers (configurati
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptdoctor.files import OutputFolder, SourceFile, Span, check_output_folder, replacing_folder
+from ckptdoctor.files import OutputFolder, Progress, SourceFile, Span, check_output_folder, replacing_folder
 from ckptdoctor.formats import WRITERS
 from ckptdoctor.formats.base import Checkpoint, Envelope, WriteOptions, Writer, Written
 from ckptdoctor.formats.sharded.index import index_json
@@ -58,10 +58,12 @@ class ShardedWriter(Writer[OutputFolder]):
         source = origin.source
         shards = self._shards(tensors, source, options.shard_size)
         written = Written(0, files=tuple(shard.name for shard in shards), shards=len(shards))
-        with ThreadPoolExecutor(self.at_once) as workers, _stopping_together(options) as watched:
+        together = _Together(options.progress)
+        watched = options._replace(progress=together.progress)
+        with ThreadPoolExecutor(self.at_once) as workers, together:
             tasks = [workers.submit(self._write_shard, output, shard, origin, watched) for shard in shards]
             for task in as_completed(tasks):
-                task.result()  # the first that fails, whichever it is, ends the others
+                task.result()
         for part in (task.result() for task in tasks):
             written.digests |= part.digests
             written.notes += part.notes
@@ -129,21 +131,26 @@ class TorchShardsWriter(ShardedWriter):
     family = TORCH
 
 
-@contextmanager
-def _stopping_together(options: WriteOptions) -> Iterator[WriteOptions]:
-    """Options with which every worker stops at its next step once the `with` is left by an exception."""
-    stopped = False
+class _Together:
+    """Workers that stop together: what ends one of them ends the others at their next step."""
 
-    def progress(count: int) -> None:
-        if stopped:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._cause: BaseException | None = None
+
+    def progress(self, count: int) -> None:
+        """To be told of every step of every worker."""
+        if self._cause is not None:
             raise InterruptedError
-        options.progress(count)
+        with self:
+            self._progress(count)
 
-    try:
-        yield options._replace(progress=progress)
-    except BaseException:
-        stopped = True
-        raise
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None:
+            self._cause = self._cause or error
+            raise self._cause
 
 
 def _as_they_lie(tensors: Sequence[OutputTensor], source: Checkpoint) -> list[list[OutputTensor]]:

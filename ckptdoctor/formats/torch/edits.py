@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptdoctor.errors import PlanError
-from ckptdoctor.pickles.contents import OPTIMIZER_KEYS, TensorGraph, Way
+from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.nodes import CallNode, DictNode, Node, mapping_pairs, with_pairs
+from ckptdoctor.pickles.optimizers import OPTIMIZER_KEYS, Way, is_optimizer
 from ckptdoctor.text import did_you_mean, listing
 
 if TYPE_CHECKING:
@@ -39,15 +40,20 @@ class Replacements:
         self._new[id(old)] = (old, new)
 
 
-def drop_optimizer(root: Node, replacements: Replacements) -> None:
-    """Empty lists for Lightning, which wants the keys to be there; other optimizer states are taken out."""
+def drop_optimizers(source: TensorGraph, place: Way, replacements: Replacements) -> None:
+    """Empty lists for Lightning, which wants the keys to be there; what else stands under the usual names is taken out, and
+    what only looks like the state dict of an optimizer becomes an empty one."""
     emptied = (*OPTIMIZER_KEYS, "lr_schedulers")
-    pairs = [
-        (key, [] if key in emptied and isinstance(value, list) else value)
-        for key, value in mapping_pairs(replacements.now(root)) or []
-        if key not in OPTIMIZER_KEYS or isinstance(value, list)
-    ]
-    replacements.put(root, with_pairs(root, pairs))
+    for root in source.around(place):
+        pairs = [
+            (key, [] if key in emptied and isinstance(value, list) else value)
+            for key, value in mapping_pairs(replacements.now(root)) or []
+            if key not in OPTIMIZER_KEYS or isinstance(value, list)
+        ]
+        replacements.put(root, with_pairs(root, pairs))
+    for node in source.optimizers(place).values():
+        if is_optimizer(node):
+            replacements.put(node, DictNode([]))
 
 
 def edit_envelope(source: TensorGraph, place: Way, edit: EnvelopeEdit, replacements: Replacements) -> None:

@@ -16,7 +16,7 @@ from ckptdoctor.collector import collector_paused
 from ckptdoctor.errors import OutputError
 from ckptdoctor.formats.base import Checkpoint, Envelope, WriteOptions
 from ckptdoctor.formats.tensors import OutputTensor
-from ckptdoctor.formats.torch.edits import Pairs, Replacements, drop_optimizer, edit_envelope
+from ckptdoctor.formats.torch.edits import Pairs, Replacements, drop_optimizers, edit_envelope
 from ckptdoctor.formats.torch.reader import TorchCheckpoint
 from ckptdoctor.formats.torch.states import replace_states
 from ckptdoctor.formats.torch.weights import Weights
@@ -79,8 +79,7 @@ def _edit_around(
     for optimizer in options.beside.optimizers:
         replace_states(source, optimizer, replacements, new.node)
     if options.drop_optimizer:
-        for mapping in source.around(origin.place):
-            drop_optimizer(mapping, replacements)
+        drop_optimizers(source, origin.place, replacements)
     for edit in options.envelope_edits:
         edit_envelope(source, origin.place, edit, replacements)
     return len(replacements) > before or options.drop_optimizer or bool(options.envelope_edits)
@@ -137,11 +136,23 @@ class _New(NamedTuple):
 
 
 def _pairs(tensors: Sequence[OutputTensor], old: Mapping[str, Node], new: _New) -> Pairs:
-    """A node for each tensor: the source's own where it is copied, else a new one on a new storage."""
+    """A node for each tensor: the source's own where it is copied, else a new one on a new storage.
+
+    Where several are copies of one tensor, the source's own memory goes to the first and to what is tied to it.
+    """
     nodes: dict[str, Node] = {}
+    owners: dict[str, str] = {}
+    kept: set[str] = set()
     for tensor in tensors:
-        if tensor.stored is not None and tensor.stored.spec.stored_key in old:
-            nodes[tensor.key] = old[tensor.stored.spec.stored_key]
+        holder = tensor.tied_to or tensor.key
+        spec = tensor.stored.spec if tensor.stored is not None and (holder == tensor.key or holder in kept) else None
+        if (
+            spec is not None
+            and spec.stored_key in old
+            and owners.setdefault(spec.tied_to or spec.key, holder) == holder
+        ):
+            nodes[tensor.key] = old[spec.stored_key]
+            kept.add(tensor.key)
         elif tensor.tied_to is None:
             nodes[tensor.key] = new.node(tensor)
     return [(tensor.key, nodes.get(tensor.key) or nodes[tensor.tied_to or ""]) for tensor in tensors]

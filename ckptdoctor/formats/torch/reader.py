@@ -14,7 +14,6 @@ from ckptdoctor.files import TRUNCATED, SourceFile
 from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader
 from ckptdoctor.formats.tensors import StoredTensor
 from ckptdoctor.model import Manifest, TensorSpec
-from ckptdoctor.pickles.contents import OPTIMIZER_KEYS as OPTIMIZER_KEYS
 from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.machine import PickleError
 from ckptdoctor.pickles.parse import Pickle, parse
