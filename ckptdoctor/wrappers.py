@@ -111,7 +111,7 @@ def align(source: Manifest, target: Manifest | None, strip: Sequence[str] | None
 def _best_fronts(source: Manifest, target: Manifest) -> tuple[Place, Place]:
     """What to take from the front of both sides, so that the most keys match; of the best the shortest."""
     plain = [{*_shortened(side, EVERYWHERE)} for side in (source, target)]
-    if len(plain[0] & plain[1]) == min(len(source), len(target)):
+    if len(plain[0] & plain[1]) == min(len(source), len(target)) or _alike_in_front(plain):
         return (), ()
     ours, theirs = map(_by_front, plain)
     pairs = sorted(product(ours, theirs), key=lambda pair: len(pair[0]) + len(pair[1]))
@@ -163,6 +163,16 @@ def _short(key: str, everywhere: Collection[str], front: Iterable[str]) -> str:
         left.remove(first)
         key = rest
     return key
+
+
+def _alike_in_front(sides: Iterable[Collection[str]]) -> bool:
+    """Whether every key of both sides begins with one and the same name that may go, and none with two of these."""
+    texts = [("\n".join(("", *keys)), len(keys)) for keys in sides]
+    return any(
+        all(text.count(f"\n{name}.") == count for text, count in texts)
+        and not any(f"\n{name}.{inner}." in text for inner in IN_FRONT for text, _ in texts)
+        for name in IN_FRONT
+    )
 
 
 def _by_front(keys: set[str], depth: int = 3) -> dict[Place, set[str]]:

@@ -303,3 +303,13 @@ def test_wrapping_a_side_never_loses_a_match(keys, before_source, before_target)
         return
     assert aligned.target is not None
     assert len(set(aligned.source) & set(aligned.target)) == len(keys)
+
+
+def test_what_all_keys_of_both_sides_begin_with_stays():
+    source, target = (manifest([*(f"model.{name}.{i}" for i in range(9)), "model.x"]) for name in "ab")
+    aligned = align(source, target)
+    assert aligned.target is not None
+    assert (aligned.source.origin.stripped, aligned.target.origin.stripped) == ((), ())
+    assert align(manifest("model.model.x model.model.y"), manifest("model.x model.y")).source.origin.stripped == (
+        "model",
+    )
