@@ -47,6 +47,7 @@ def source_data(manifest: Manifest) -> dict[str, Any]:
         "tensors": len(manifest),
         "parameters": manifest.parameters,
         "bytes": origin.nbytes,
+        "files": origin.files,
         "fingerprint": manifest.fingerprint,
         "selected": origin.selected,
         "stripped": sorted(origin.stripped),

@@ -30,7 +30,7 @@ _MANIFEST = {"tensors": _COUNT, "parameters": _COUNT, "fingerprint": _TEXT}
 _SOURCE = _object(
     {
         **{"path": _TEXT, "format": _TEXT, **_MANIFEST, "bytes": {"type": ["integer", "null"], "minimum": 0}},
-        **{"selected": _TEXT_OR_NULL, "stripped": _TEXTS},
+        **{"files": _COUNT, "selected": _TEXT_OR_NULL, "stripped": _TEXTS},
     }
 )
 _TARGET = _object({"reference": _TEXT, "kind": _TEXT, **_MANIFEST}, null=True)
