@@ -47,7 +47,7 @@ FLOOR = {room: number for number, line in enumerate(FLOORS.split("\n")) for room
 PLUGINS = {
     "formats": {"base", "lookalikes", "moving", "tensors"},
     "targets": {"base", "building"},
-    "ops": {"arguments", "base", "filling", "numbers", "shapes", "slicing"},
+    "ops": {"arguments", "base", "boxes", "filling", "numbers", "shapes", "slicing"},
     "reports.kinds": set[str](),
 }
 NEVER = {room: {"formats", "targets"} for room in ("plan", "policy", "optimizer")} | {"reports": {"formats"}}
