@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.errors import Location, PlanError
+from ckptdoctor.ops.copying import Repeat
 from ckptdoctor.plan.balance import balance_of
 from ckptdoctor.plan.tying import share
-from ckptdoctor.plan.types import Plan, Remainder, Status, Step, Take, taken_keys
+from ckptdoctor.plan.types import Expression, Plan, Remainder, Status, Step, Take, ops_of, taken_keys
 from ckptdoctor.plan.warn import warnings_for
 from ckptdoctor.plan.ways import Way, Ways, ways_back
 from ckptdoctor.text import listing, printable
@@ -90,16 +91,18 @@ def invert(plan: Plan) -> Inversion:
 
 
 def _chosen(plan: Plan, made: Mapping[str, Step]) -> Iterator[str]:
-    """A sentence for each tensor of the source that comes back from one of several copies, which may no longer be equal."""
-    copies: dict[str, list[Step]] = {}
+    """A sentence on the tensors that come back from one of several copies, which may no longer be equal."""
+    copies: dict[Expression, dict[str, str]] = {}
     for step in plan.steps:
-        if step.filled and isinstance(step.expression, Take):
-            copies.setdefault(step.expression.key, []).append(step)
-    for key, steps in copies.items():
-        used = made[key].sources
-        others = [step.target.key for step in steps if step.target.key not in used and step.memory not in used]
-        if len(steps) > 1 and others:
-            yield f"{key} comes back from {listing(used)}; whether {listing(others)} is still equal to it, nobody looks"
+        if step.filled and step.expression is not None:
+            copies.setdefault(step.expression, {})[step.target.key] = step.memory
+    chosen: dict[str, None] = {}
+    for expression, memory in copies.items():
+        if len(set(memory.values())) > 1 or any(isinstance(op, Repeat) for op in ops_of(expression)):
+            taken = ((key, used) for key in taken_keys(expression) for used in made[key].sources if used in memory)
+            chosen |= dict.fromkeys(f"{key} from {used}" for key, used in taken)
+    if chosen:
+        yield f"of several copies one is taken: {listing(chosen)}; whether the others are still equal to it, nobody looks"
 
 
 def _step(source: TensorSpec, way: Way | None, rules: Mapping[str, Location | None]) -> Step:

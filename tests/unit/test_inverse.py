@@ -314,6 +314,10 @@ def test_a_large_plan_is_inverted_in_a_second() -> None:
 def test_copies_of_which_one_comes_back_are_said() -> None:
     back = there_and_back(manifest("k a"), None, key_map(("k", "k1"), ("k", "k2"), ("a", "b")))
     (warning,) = back.plan.warnings
-    assert warning == "k comes back from k1; whether k2 is still equal to it, nobody looks"
+    assert warning.startswith("of several copies one is taken: k from k1; whether the others are still equal")
+    repeated = key_map({"from": "k", "to": "kk", "op": {"repeat": {"dim": 0, "times": 2}}})
+    assert "k from kk" in there_and_back(manifest("k"), None, repeated).plan.warnings[0]
+    both = key_map({"from": "k", "to": "k.{0,1}", "op": "broadcast"})
+    assert there_and_back(manifest("k"), None, both).plan.warnings == (), "same() looks"
     tied = manifest("k1 k2", tied={"k2": "k1"})
     assert there_and_back(manifest("k"), tied, key_map(("k", "k1"), ("k", "k2"))).plan.warnings == ()
