@@ -193,7 +193,7 @@ def read_values(path: Path, selected: Place = ()) -> dict[str, bytes]:
 views = st.lists(st.sampled_from(["slice", "turn", "expand", "step", "parameter", "select"]), max_size=4)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(views, st.integers(0, 3)), min_size=1, max_size=6), st.sampled_from([2, 4]))
 def test_any_views_of_a_few_storages(tmp_path, recipes, protocol):
     bases = [torch.arange(24.0).reshape(2, 3, 4), torch.arange(6).reshape(2, 3), torch.ones(1), torch.zeros(0, 2)]
@@ -746,7 +746,7 @@ specs = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(specs, max_size=6, unique_by=lambda spec: spec.key), st.booleans())
 def test_a_manifest_comes_back_as_it_went(tmp_path, tensors, tie):
     if tie and tensors:

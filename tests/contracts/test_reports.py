@@ -244,7 +244,7 @@ class TestTables:
         ((_, key, rest),) = rows_of(text)
         assert (key, rest.split()[:2]) == (spec.key, ["123456x789x12x34x56x78", "float8_e4m3fnuz"])
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(
         st.lists(st.text("abc.0_", min_size=1, max_size=120), min_size=1, max_size=6, unique=True), st.integers(40, 120)
     )

@@ -163,7 +163,7 @@ def bits(state: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=300, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(cases())
 def test_there_and_back_is_bit_for_bit(case: tuple[dict[str, Any], Manifest]) -> None:
     document, source = case
@@ -188,7 +188,7 @@ def test_there_and_back_is_bit_for_bit(case: tuple[dict[str, Any], Manifest]) ->
 
 
 @pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
-@settings(max_examples=6, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(cases())
 def test_through_files_too(tmp_path_factory: Any, suffix: str, case: tuple[dict[str, Any], Manifest]) -> None:
     document, drawn = case

@@ -566,7 +566,7 @@ def test_every_cut_is_refused(tmp_path, name):
 BEGINNINGS = [b"", b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"{", b"\x08\0\0\0\0\0\0\0{", b"(", GOOD[:100], GOOD[:-22]]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(BEGINNINGS), st.binary(max_size=80))
 @example(b"\x80", b"")
 @example(b"PK\x05\x06", bytes(18))

@@ -561,7 +561,7 @@ BOTH = rule(["s.{p}", "t.{p}"], "u.{p}", CONCAT, optional="o")
 
 
 class TestEveryPlan:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(st.data(), st.permutations([FUSE, STACK, PART, RENAME, BOTH]))
     def test_does_not_depend_on_the_order_in_the_file(self, data: st.DataObject, rules: list[object]) -> None:
         layers, experts = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 12))

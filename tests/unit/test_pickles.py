@@ -115,7 +115,7 @@ def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 values = st.recursive(atoms, containers, max_leaves=12)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(values, st.sampled_from(PROTOCOLS))
 @example([set(), frozenset(), (), b"", bytearray(), ""], 5)
 def test_what_is_emitted_loads_as_what_was_parsed(value, protocol):
@@ -522,7 +522,7 @@ BARE = [bytes([code]) for code in b"](}()tle0125aesudRbocNK.QqhjrX\x85\x86\x87\x
 WITH_ARGUMENT = [b"K\1", b"q\0", b"h\0", b"q\1", b"h\1", b"cm\nn\n", b"X\1\0\0\0a"]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.sampled_from(BARE) | st.sampled_from(WITH_ARGUMENT), max_size=40))
 def test_any_opcodes_in_any_order(opcodes):
     read_and_written(b.pickled(*opcodes, protocol=4))
@@ -544,7 +544,7 @@ def outcome(data: bytes, table: list[Handler] | None) -> Any:
     return shape_of(parsed.root), parsed.end, parsed.globals, len(parsed.calls), len(parsed.persistent)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.sampled_from(BARE) | st.sampled_from(WITH_ARGUMENT), max_size=40), st.integers(0, 3))
 @example([b"K"], 1)
 @example([b"q"], 1)

@@ -637,7 +637,7 @@ def decided(plan: Plan) -> object:
 
 
 class TestEveryPlan:
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(st.data(), SHAPES, st.lists(maps(), max_size=2))
     def test_adds_up_and_does_not_depend_on_the_order_in_the_file(
         self, data: st.DataObject, shapes: dict[str, tuple[int, ...]], chain: list[KeyMap]

@@ -25,7 +25,7 @@ def depth(value) -> int:
     return 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(documents, st.booleans())
 def test_what_json_writes_is_read(document, ascii_only):
     try:
@@ -37,7 +37,7 @@ def test_what_json_writes_is_read(document, ascii_only):
         assert loads(raw) == document
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=30) | st.text(alphabet='{}[]",:\\ue+-.0aNIn ', max_size=30).map(str.encode))
 def test_anything_else_is_a_strict_json_error(raw):
     try:

@@ -88,7 +88,7 @@ def views(draw):
     return view
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(view=views(), big_endian=st.booleans())
 def test_any_view(tmp_path_factory, view, big_endian):
     path = tmp_path_factory.getbasetemp() / "any view"

@@ -511,7 +511,7 @@ class TestBytes:
         assert found.first is not None
         assert found.first.line == 2
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.lists(st.sampled_from(["a", "bc", "\n", "\r", "\r\n", "", "\n\n"]), max_size=30), st.randoms())
     def test_chunks_do_not_matter(self, parts: list[str], shuffle: random.Random) -> None:
         data = "".join(parts).encode()
@@ -839,7 +839,7 @@ REAL = {kind: make([0.3612, 0.3514, 0.41, 2.5]).encode() for kind, make in LOGS.
 WHOLE = b"".join(REAL.values()) + (NCCL + OOM + TIME + REFUSED).encode()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from([*REAL, "all"]), st.randoms(use_true_random=False), st.integers(1, 30))
 def test_mutations_never_crash(
     tmp_path_factory: pytest.TempPathFactory, kind: str, rnd: random.Random, count: int

@@ -269,7 +269,7 @@ def wrapped_keys(draw):
     return table
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(wrapped_keys())
 def test_every_key_comes_back_as_it_was(table):
     source = align(manifest(table.values()), None).source
@@ -277,7 +277,7 @@ def test_every_key_comes_back_as_it_was(table):
     assert rewrapped(table, source) == table
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(wrapped_keys(), st.lists(segments, min_size=1, max_size=4).map(".".join))
 def test_a_new_key_is_wrapped_or_refused_and_reads_as_itself(table, new):
     source = align(manifest(table.values()), None).source
@@ -288,7 +288,7 @@ def test_a_new_key_is_wrapped_or_refused_and_reads_as_itself(table, new):
     assert list(stripped(manifest([name]), EVERYWHERE)) == [new]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.lists(segments, min_size=1, max_size=3).map(".".join), min_size=1, max_size=6, unique=True),
     st.lists(st.sampled_from(IN_FRONT), max_size=3),
