@@ -83,6 +83,10 @@ class TensorSpec(NamedTuple):
         """The key as it stands in the file."""
         return self.key if self.raw_key is None else self.raw_key
 
+    def alone(self, key: str) -> TensorSpec:
+        """The same under another key, which is also the one in the file, and tied to nothing."""
+        return TensorSpec(key, self.shape, self.dtype, self.kind)
+
     @property
     def counted(self) -> int:
         """Elements that count as parameters: none for a buffer, none for a tensor tied to one already counted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from ckptdoctor.errors import Location
@@ -12,7 +13,7 @@ from ckptdoctor.ops import Op
 from ckptdoctor.patterns import Axis, Pairing, Pattern
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rule:
     """One entry of `rules`: which source keys make which target keys, and how.
 
@@ -35,7 +36,7 @@ class Rule:
     pairings: tuple[Pairing, ...]
     text: str
 
-    @property
+    @cached_property
     def fan_in(self) -> tuple[Axis, ...]:
         """What makes several source keys meet in one target key, from left to right; a list is an axis, too."""
         if len(self.sources) > 1:
@@ -44,7 +45,7 @@ class Rule:
         bound = dict(self.where)
         return tuple(axis for axis in self.pairings[0].fan_in if axis.key not in bound) if self.pairings else ()
 
-    @property
+    @cached_property
     def fan_out(self) -> tuple[Axis, ...]:
         """What makes one source key become several target keys, from left to right."""
         if len(self.targets) > 1:

@@ -45,7 +45,7 @@ def alike(op: Op, inputs: tuple[TensorSpec, ...], *, but: int | None = None) -> 
         if spec.dtype != first.dtype:
             both = f"{printable(first.key)} is {first.dtype} and {printable(spec.key)} is {spec.dtype}"
             raise OpError(f"{op.describe()}: {both}", hint="cast to one dtype in a rule before, in a map of its own")
-        if _rest(spec.shape, axis) != _rest(first.shape, axis):
+        if spec.shape != first.shape and _rest(spec.shape, axis) != _rest(first.shape, axis):
             both = f"{printable(first.key)} is {shape_text(first.shape)} and {printable(spec.key)} is {shape_text(spec.shape)}"
             hint = "the shapes must be equal" + ("" if axis is None else f" but for dim {axis}")
             raise OpError(f"{op.describe()}: {both}", hint=hint)

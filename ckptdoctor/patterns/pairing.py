@@ -39,14 +39,22 @@ class Pairing:
     fan_in: tuple[Axis, ...]
     fan_out: tuple[Axis, ...]
 
-    def fill(self, match: Match) -> str:
-        """The target key for a match of the source.
+    def fill(self, match: Match, place: Sequence[int] = ()) -> str:
+        """The target key for a match of the source, at a place of the fan-out axes.
 
-        Raises ValueError where there is a fan-out axis: then the match alone does not decide.
+        Raises ValueError where there are more axes than the place has numbers: then the match alone does not decide.
         """
-        if self.fan_out:
+        if not self.fan_out:
+            return self.target.fill(match.captures, [match.choices[source] for source, _ in self.groups])
+        if len(place) < len(self.fan_out):
             raise ValueError(f"{self.target} has {self.fan_out[0].text}, which {self.source} does not bind")
-        return self.target.fill(match.captures, [match.choices[source] for source, _ in self.groups])
+        captures, choices = dict(match.captures), {target: match.choices[source] for source, target in self.groups}
+        for axis, number in zip(self.fan_out, place, strict=True):
+            if isinstance(axis.key, int):
+                choices[axis.key] = number
+            else:
+                captures[axis.key] = str(number)
+        return self.target.fill(captures, [choices[group] for group in range(len(choices))])
 
 
 def pair(source: Pattern, target: Pattern) -> Pairing:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import getitem
+from typing import NamedTuple
 
 from ckptdoctor.patterns.syntax import Capture, CaptureKind, Group, Part, Segment, read_segments
 
@@ -13,8 +15,7 @@ from ckptdoctor.patterns.syntax import Capture, CaptureKind, Group, Part, Segmen
 _LONGEST_PART = 255
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """How a pattern reads one key: the text of each capture, and for each group which member (counted from 0)."""
 
     captures: Mapping[str, str]
@@ -45,6 +46,7 @@ class Pattern:
     groups: tuple[tuple[str, ...], ...] = field(repr=False, compare=False)
     literal: bool = field(repr=False, compare=False)
     _matcher: _Matcher = field(repr=False, compare=False)
+    _template: str = field(repr=False, compare=False)
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
@@ -56,12 +58,25 @@ class Pattern:
         parts = [part for segment in segments for part in segment]
         captures = {part.name: part.kind for part in parts if isinstance(part, Capture)}
         groups = tuple(part.members for part in parts if isinstance(part, Group))
-        return cls(text, segments, captures, groups, not captures and not groups, _Matcher(text, segments))
+        literal = not captures and not groups
+        return cls(text, segments, captures, groups, literal, _Matcher(text, segments), _template(segments))
 
     @property
     def prefix(self) -> str:
         """What every key begins with that the pattern matches."""
         return self._matcher.prefix
+
+    @property
+    def landmarks(self) -> Iterator[tuple[int, str]]:
+        """The literal segments after the prefix, with their places in every key that matches (after `{*name}` from the end)."""
+        in_prefix, shift = True, 0
+        for place, segment in enumerate(self.segments):
+            first = segment[0]
+            if len(segment) > 1 or not isinstance(first, str):
+                in_prefix = False
+                shift = -len(self.segments) if isinstance(first, Capture) and first.kind == "many" else shift
+            elif not in_prefix:
+                yield place + shift, first
 
     def match(self, key: str) -> Match | None:
         """How this pattern reads the whole of `key`, or None if it does not.
@@ -75,8 +90,7 @@ class Pattern:
 
         Raises KeyError for a capture and IndexError for a choice that is not given.
         """
-        chosen = iter(zip(self.groups, choices, strict=False))
-        return ".".join("".join(_written(part, captures, chosen) for part in segment) for segment in self.segments)
+        return self._template.format(*map(getitem, self.groups, choices), **captures)
 
     def parts(self) -> Iterator[Part]:
         """The parts from left to right, the dots left out."""
@@ -86,16 +100,15 @@ class Pattern:
         return self.text
 
 
-def _written(part: Part, captures: Mapping[str, str], chosen: Iterator[tuple[tuple[str, ...], int]]) -> str:
+def _template(segments: tuple[Segment, ...]) -> str:
+    """What `str.format` makes a key of: captures go in by name, members of the groups in their order."""
+    return ".".join("".join(map(_field, segment)) for segment in segments)
+
+
+def _field(part: Part) -> str:
     if isinstance(part, str):
-        return part
-    if isinstance(part, Capture):
-        return captures[part.name]
-    try:
-        members, choice = next(chosen)
-    except StopIteration:
-        raise IndexError(f"no choice given for {part}") from None
-    return members[choice]
+        return part.replace("{", "{{").replace("}", "}}")
+    return f"{{{part.name}}}" if isinstance(part, Capture) else "{}"
 
 
 class _Matcher:
@@ -150,7 +163,7 @@ class _Matcher:
 
     def _reading(self, found: re.Match[str]) -> Match:
         captures = {name: found[slot] for name, slot in self._names.items()}
-        return Match(captures, tuple(choices[found[slot]] for slot, choices in self._choices))
+        return Match(captures, tuple([choices[found[slot]] for slot, choices in self._choices]))
 
 
 def _literal_prefix(segments: tuple[Segment, ...]) -> str:

@@ -7,6 +7,7 @@ one instance, in the order of the axis; every one of them must be there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 from math import prod
 from typing import NamedTuple, TypeAlias
@@ -44,42 +45,51 @@ def instances(stage: Stage, rule: Rule, matches: Matches) -> Iterator[Instance]:
     """The instances of a rule without `where`. Groups that are not complete become problems of the stage."""
     if not matches:
         return
-    if not rule.pairings:  # lists of literal keys on both sides
-        whole: _Frame = ((), ())
-        found: dict[Position, str] = {(index,): key for index, key, _ in matches}
-        yield from _complete(stage, rule, {whole: found}, {whole: lambda place: rule.targets[place[0]].fill({})}, {})
+    if not (rule.fan_in or rule.fan_out):  # then a key is an instance by itself, and nothing can be lacking
+        (pairing,) = rule.pairings
+        for _, key, match in matches:
+            yield Instance((key,), (), (), partial(pairing.fill, match))
         return
-    frames: dict[_Frame, dict[Position, str]] = {}
-    fillers: dict[_Frame, Callable[[Position], str]] = {}
-    several = len(rule.sources) > 1
-    for index, key, match in matches:
-        pairing = rule.pairings[index if several else 0]
-        frame = _frame(pairing, match)
-        position = (index,) if several else _position(rule.fan_in, match)
-        frames.setdefault(frame, {})[position] = key
-        fillers.setdefault(frame, _filler(rule, pairing, match))
     before = len(stage.problems)
     members = _members_of_target(stage, rule)
     if len(stage.problems) == before:
-        yield from _complete(stage, rule, frames, fillers, members)
+        for frame, group in _groups(rule, matches).items():
+            yield from _complete(stage, rule, group, members.get(frame, {}))
 
 
-def _complete(
-    stage: Stage,
-    rule: Rule,
-    frames: Mapping[_Frame, Mapping[Position, str]],
-    fillers: Mapping[_Frame, Callable[[Position], str]],
-    members: Mapping[_Frame, Mapping[str, set[int]]],
-) -> Iterator[Instance]:
-    for frame, found in frames.items():
-        lengths, numbers = _lengths(rule.fan_in, found), members.get(frame, {})
-        if prod(lengths) != len(found):
-            stage.problems.append(gap(stage, rule, lengths, found))
-        elif (problem := gap_in_target(rule, fillers[frame], numbers)) is not None:
-            stage.problems.append(problem)
-        else:
-            outs = tuple(len(axis.members) or _size(numbers.get(str(axis.key))) for axis in rule.fan_out)
-            yield Instance(tuple(found[place] for place in sorted(found)), lengths, outs, fillers[frame])
+class _Group(NamedTuple):
+    """The keys of one instance by their places along the fan-in axes, as far as they are there."""
+
+    found: dict[Position, str]
+    target_at: Callable[[Position], str]
+
+
+def _groups(rule: Rule, matches: Matches) -> Mapping[_Frame, _Group]:
+    """What matched, by what the keys of one instance have in common."""
+    if not rule.pairings:  # lists of literal keys on both sides
+        found: dict[Position, str] = {(index,): key for index, key, _ in matches}
+        return {((), ()): _Group(found, lambda place: rule.targets[place[0]].fill({}))}
+    groups: dict[_Frame, _Group] = {}
+    several = len(rule.sources) > 1
+    for index, key, match in matches:
+        pairing = rule.pairings[index if several else 0]
+        position = (index,) if several else _position(rule.fan_in, match)
+        group = groups.setdefault(_frame(pairing, match), _Group({}, _filler(rule, pairing, match)))
+        group.found[position] = key
+    return groups
+
+
+def _complete(stage: Stage, rule: Rule, group: _Group, numbers: Mapping[str, set[int]]) -> Iterator[Instance]:
+    """The instance of a group, unless something is lacking."""
+    found, target_at = group
+    lengths = _lengths(rule.fan_in, found)
+    if prod(lengths) != len(found):
+        stage.problems.append(gap(stage, rule, lengths, found))
+    elif (problem := gap_in_target(rule, target_at, numbers)) is not None:
+        stage.problems.append(problem)
+    else:
+        outs = tuple(len(axis.members) or _size(numbers.get(str(axis.key))) for axis in rule.fan_out)
+        yield Instance(tuple(found[place] for place in sorted(found)), lengths, outs, target_at)
 
 
 def _size(numbers: set[int] | None) -> int | None:
@@ -132,20 +142,9 @@ def _number(text: str) -> int:
 
 def _filler(rule: Rule, pairing: Pairing, match: Match) -> Callable[[Position], str]:
     """The target key at a place of the fan-out axes, for the frame of this match."""
-    axes = rule.fan_out
-
-    def fill(place: Position) -> str:
-        if len(rule.targets) > 1:
-            return rule.pairings[place[0]].fill(match)
-        captures, choices = dict(match.captures), {target: match.choices[source] for source, target in pairing.groups}
-        for axis, number in zip(axes, place, strict=True):
-            if isinstance(axis.key, int):
-                choices[axis.key] = number
-            else:
-                captures[axis.key] = str(number)
-        return pairing.target.fill(captures, [choices[group] for group in range(len(pairing.target.groups))])
-
-    return fill
+    if len(rule.targets) > 1:
+        return lambda place: rule.pairings[place[0]].fill(match)
+    return partial(pairing.fill, match)
 
 
 def _members_of_target(stage: Stage, rule: Rule) -> dict[_Frame, dict[str, set[int]]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckptdoctor.collector import collector_paused
 from ckptdoctor.errors import PlanError
 from ckptdoctor.model import Manifest
 from ckptdoctor.plan.balance import balance_of
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ckptdoctor.plan.fresh import Fresh
 
 
+@collector_paused()
 def make_plan(source: Manifest, target: Manifest | None = None, maps: KeyMap | Sequence[KeyMap] = ()) -> Plan:
     """Decide what becomes of every tensor of `source` and of `target` under these maps, in order.
 

@@ -91,23 +91,25 @@ def _matches(stage: Stage, rule: Rule) -> Iterator[tuple[int, str, Match]]:
     where, problems = rule.location, stage.problems
     for index, pattern in enumerate(rule.sources):
         for key, match in stage.input_index.matching(pattern, problems, where, but=stage.dropped):
-            if not any(match_of(but, key, problems, where) for but in rule.excepts):
+            if not rule.excepts or not any(match_of(but, key, problems, where) for but in rule.excepts):
                 yield index, key, match
 
 
 def _produce(stage: Stage, rule: Rule, instance: Instance) -> int:
     """Make the target keys of an instance; returns how many, 0 where that is a problem."""
-    values, outs = [stage.inputs[key] for key in instance.sources], instance.outs
+    first, outs = instance.sources[0], instance.outs
+    if not rule.ops:  # then there is no fan axis either: one tensor becomes one
+        return _put(stage, rule, (first, 0), instance.target_at(()), stage.inputs[first])
     known = tuple(size for size in outs if size is not None)
     keys = instance.targets(known) if len(known) == len(outs) else None
-    if rule.ops:
-        specs = [stage.targets.get(key) for key in keys or ()] if stage.targets is not None else []
-        try:
-            values, known = through_ops(rule, values, instance.lengths, outs, specs)
-        except ShapeError as problem:
-            stage.problems += _judged(stage, rule, instance, keys or (), problem)
-            return 0
-    first = instance.sources[0]
+    specs = [stage.targets.get(key) for key in keys or ()] if stage.targets is not None else []
+    try:
+        values, known = through_ops(
+            rule, [stage.inputs[key] for key in instance.sources], instance.lengths, outs, specs
+        )
+    except ShapeError as problem:
+        stage.problems += _judged(stage, rule, instance, keys or (), problem)
+        return 0
     keys = instance.targets(known) if keys is None else keys
     made = enumerate(zip(keys, values, strict=True))
     return sum([_put(stage, rule, (first, number), key, value) for number, (key, value) in made])
@@ -130,8 +132,7 @@ def _put(stage: Stage, rule: Rule, place: tuple[str, int], key: str, value: Valu
         stage.problems.append(_collision(rule, place[0], key, other))
         return False
     stage.made_of[key] = place
-    spec = value.spec._replace(key=key, tied_to=None, raw_key=None)
-    stage.made[key] = value._replace(spec=spec, rule=rule.location)
+    stage.made[key] = Value(value.spec.alone(key), value.expression, rule.location, value.why, value.new)
     return True
 
 

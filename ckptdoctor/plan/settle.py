@@ -71,7 +71,6 @@ def _step_by_name(target: TensorSpec, given: TensorSpec | None) -> Step:
 
 
 def _misfit(key: str, value: Value, fresh: Mapping[str, Fresh], target: Manifest) -> PlanError | None:
-    sources = list(taken_keys(value.expression))
     if key in fresh:
         return KeyCollision(
             f"{printable(key)} is made by this rule, and declared fresh at {fresh[key].declaration.location}",
@@ -80,6 +79,7 @@ def _misfit(key: str, value: Value, fresh: Mapping[str, Fresh], target: Manifest
             hint="take it out of one of the two",
         )
     if value.spec.shape != target[key].shape:
+        sources = list(taken_keys(value.expression))
         return ShapeError(
             f"{printable(key)} would be {shape_text(value.spec.shape)} (from {printable(', '.join(sources))}), "
             f"the target wants {shape_text(target[key].shape)}",

@@ -67,9 +67,12 @@ class Stage:
             return self.passed
         position = {key: number for number, key in enumerate(self.inputs)}
         together = {**self.passed, **self.made}
-        first_of = {key: self.made_of.get(key, (key, 0)) for key in together}
-        order = {key: (position[first], number, key) for key, (first, number) in first_of.items()}
-        return {key: together[key] for key in sorted(together, key=order.__getitem__)}
+
+        def order(key: str) -> tuple[int, int, str]:
+            first, number = self.made_of.get(key, (key, 0))
+            return position[first], number, key
+
+        return {key: together[key] for key in sorted(together, key=order)}
 
 
 def run_stage(

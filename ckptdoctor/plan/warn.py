@@ -31,6 +31,8 @@ def _left_behind_by(plan: Plan) -> tuple[str, ...]:
         return ()
     unused = _stacks((rest.source.key, rest.source.counted) for rest in plan.remainders)
     random = _stacks((step.target.key, step.random_parameters) for step in plan.steps if step.random)
+    if not (unused or random):
+        return ()
     found: dict[str, None] = {}
     for step in moved:
         source, target = _module(step.sources[0]), _module(step.target.key)
