@@ -1,8 +1,33 @@
-"""What holds for all tests: an example that hypothesis draws may take as long as it takes on a machine that is shared."""
+"""What holds for all tests: an example that hypothesis draws may take as long as it takes on a machine that is shared, and
+transformers leaves torch as it was."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 from hypothesis import settings
 
-settings.register_profile("shared")
+settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+
+@pytest.fixture(scope="module")
+def transformers() -> Iterator[Any]:
+    """The package, quiet; no test imports it in another way.
+
+    torch lists the functions that `torch.device("meta")` sends to meta once a process, at the first call under it. In
+    `from_pretrained` that call would find a `torch.linspace` which transformers has replaced for the moment, and the
+    real one would be left out for all later tests. So the list is made here first.
+    """
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        torch.empty(0)
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    yield transformers
+    transformers.logging.enable_progress_bar()

@@ -247,8 +247,7 @@ def test_ops_across_shards(tmp_path, run):
         assert run("verify", out).status == 0
 
 
-def test_transformers_reads_what_was_written(tmp_path, run):
-    transformers = pytest.importorskip("transformers")
+def test_transformers_reads_what_was_written(tmp_path, run, transformers):
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "vocab_size": 90}
     config = transformers.LlamaConfig(num_attention_heads=4, num_key_value_heads=2, **sizes)
     model = transformers.LlamaForCausalLM(config)

@@ -8,7 +8,7 @@ that its models are compared only where it is installed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,25 +23,6 @@ from tests.flows import shipped_models
 MAPPINGS = Path(__file__).parents[2] / "mappings"
 State: TypeAlias = dict[str, torch.Tensor]
 Remap: TypeAlias = Callable[..., State]
-
-
-@pytest.fixture(scope="module")
-def transformers() -> Iterator[Any]:
-    """The package, which nothing but these tests imports; quiet.
-
-    torch lists the functions that `torch.device("meta")` sends to meta once a process, at the first call under it. In
-    `from_pretrained` that call would find a `torch.linspace` which transformers has replaced for the moment, and the
-    real one would be left out for all later tests. So the list is made here first.
-    """
-    import transformers
-
-    with torch.device("meta"):
-        torch.empty(0)
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    yield transformers
-    transformers.logging.enable_progress_bar()
 
 
 @pytest.fixture
