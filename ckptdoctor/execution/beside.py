@@ -156,7 +156,7 @@ def _lost(graph: Checkpoint, moment: Moment) -> str | None:
     stored = _stored(graph, moment)
 
     def load(key: str) -> torch.Tensor:
-        tensor = tensor_of(graph.values(stored[key]), stored[key].spec)
+        tensor = tensor_of(graph, stored[key])
         return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
     values = compute(_step(moment), load)

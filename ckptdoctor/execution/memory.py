@@ -189,6 +189,6 @@ def reader_of(plan: Plan, source: OpenSource) -> Load:
 
     def load(key: str) -> torch.Tensor:
         spec = plan.source[key]
-        return tensor_of(checkpoint.values(stored[spec.stored_key]), spec)
+        return tensor_of(checkpoint, stored[spec.stored_key])
 
     return load

@@ -129,7 +129,7 @@ def computed(
     from ckptdoctor.execution.values import bytes_of, compute, tensor_of
 
     def load(key: str) -> torch.Tensor:
-        return tensor_of(checkpoint.values(stored[key]), stored[key].spec)
+        return tensor_of(checkpoint, stored[key])
 
     return [bytes_of(compute(step, load, remarks))]
 

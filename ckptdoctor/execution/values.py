@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,9 @@ from ckptdoctor.text import shape_text
 
 if TYPE_CHECKING:
     import torch
+
+    from ckptdoctor.formats.base import Checkpoint
+    from ckptdoctor.formats.tensors import StoredTensor
 
 Load = Callable[[str], "torch.Tensor"]
 
@@ -54,17 +57,17 @@ def _value(expression: Expression | None, load: Load, remarks: list[str] | None)
     return outputs[expression.output]
 
 
-def tensor_of(chunks: Iterable[bytes], spec: TensorSpec) -> torch.Tensor:
-    """Packed little-endian values as a tensor of the spec's shape and dtype; they are in memory once."""
+def tensor_of(checkpoint: Checkpoint, stored: StoredTensor) -> torch.Tensor:
+    """A tensor of a file, with its shape and dtype; read straight into its memory where it lies in the file as it is."""
     _need_torch()
     import torch
 
-    data, at = bytearray(spec.nbytes), 0
-    for chunk in chunks:
-        data[at : at + len(chunk)] = chunk
-        at += len(chunk)
-    dtype = getattr(torch, spec.dtype.name)
-    return torch.frombuffer(data, dtype=dtype).reshape(spec.shape) if data else torch.empty(spec.shape, dtype=dtype)
+    spec = stored.spec
+    dtype, memory = getattr(torch, spec.dtype.name), bytearray(spec.nbytes)
+    if not memory:
+        return torch.empty(spec.shape, dtype=dtype)
+    checkpoint.fill(memoryview(memory), stored)
+    return torch.frombuffer(memory, dtype=dtype).reshape(spec.shape)
 
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:

@@ -28,6 +28,8 @@ def copy_some(source: int, offset: int, output: int, position: int, count: int) 
     """Copy up to `count` bytes between two descriptors; returns how many went (0: the source ends). Raises OSError."""
     count = min(count, STEP)
     if (offset - position) % PAGE == 0:
+        if count > _BUFFER:  # whole pages by themselves: a file system with reflinks shares no others
+            count = -offset % PAGE or count - (offset + count) % PAGE
         try:
             if moved := _in_kernel(source, offset, output, position, count):
                 return moved

@@ -91,6 +91,16 @@ class SourceFile:
                 parts += part
         return bytes(parts)
 
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill a buffer with the bytes from an offset on; raises as `read` does."""
+        self._check_within(offset, len(buffer))
+        with self.opened() as descriptor:
+            while buffer:
+                found = self._preadv(descriptor, buffer, offset)
+                if not found:
+                    raise self.became_shorter()
+                buffer, offset = buffer[found:], offset + found
+
     def chunks(self, offset: int, count: int) -> Iterator[bytes]:
         """The same bytes, a chunk at a time."""
         while count:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ckptdoctor.files import OutputFile, Span
 from ckptdoctor.formats.base import Checkpoint, WriteOptions
 from ckptdoctor.formats.tensors import OutputTensor, checksum_error, chunks_of
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 THREADS = 2
 Convert: TypeAlias = Callable[[memoryview], bytes]
@@ -80,7 +82,7 @@ class Mover:
     def __init__(self, output: OutputFile, source: Checkpoint, options: WriteOptions, *, crcs: bool) -> None:
         self._output, self._source = output, source
         self._progress, self._crcs = options.progress, crcs
-        self._threads = ThreadPoolExecutor(THREADS) if options.digests else None
+        self._threads = _threads() if options.digests else None
 
     def __enter__(self) -> Mover:
         return self
@@ -96,7 +98,7 @@ class Mover:
 
     def tensor(self, tensor: OutputTensor, convert: Convert | None = None) -> Sums:
         """Append the values of a tensor."""
-        sums, spans = Sums(), list[Span]()
+        sums, spans = Sums(digest=self._threads is not None), list[Span]()
         for piece in tensor.pieces(self._source, checked=self._threads is not None):
             if isinstance(piece, Span) and convert is None:
                 spans.append(piece)
@@ -132,3 +134,9 @@ class Mover:
             task.result()
         else:
             sums.add(values, summed)
+
+
+def _threads() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor  # a tenth of a start, for digests alone
+
+    return ThreadPoolExecutor(THREADS)

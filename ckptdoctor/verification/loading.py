@@ -85,7 +85,8 @@ def _read_safetensors(side: Side) -> Mapping[str, Any]:
     if find_spec("safetensors") is None:
         from ckptdoctor.execution.values import tensor_of
 
-        return {key: tensor_of(side.chunks(key), spec) for key, spec in side.manifest.items()}
+        checkpoint, stored = side.opened.envelope.source, side.stored
+        return {key: tensor_of(checkpoint, stored[spec.stored_key]) for key, spec in side.manifest.items()}
     from safetensors.torch import load_file
 
     parts = side.opened.envelope.source.parts
