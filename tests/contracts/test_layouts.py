@@ -231,6 +231,15 @@ def test_untouched_shards_are_linked_if_asked(tmp_path, run):
     assert (refused.status, "--to sharded" in refused.err) == (2, True)
 
 
+def test_a_shard_whose_ties_go_is_not_linked(tmp_path, run):
+    (tmp_path / "source").mkdir()
+    save_file({"a": torch.ones(3)}, tmp_path / "source" / "model.safetensors", metadata={"format": "pt", "b": "a"})
+    torch.save({"a": torch.ones(3), "b": torch.zeros(3)}, tmp_path / "untied.pt")
+    (tmp_path / "same.yaml").write_text("ckptdoctor: 1\nrules:\n  - {from: '{k}', to: '{k}'}\n")
+    assert run("remap", "source", "untied.pt", "-m", "same.yaml", "-o", "out", "--link").status == 0
+    assert_same(load_file(tmp_path / "out" / "model.safetensors"), {"a": torch.ones(3), "b": torch.ones(3)})
+
+
 def test_ops_across_shards(tmp_path, run):
     make_folder(tmp_path / "source", ".safetensors")
     (tmp_path / "ops.yaml").write_text(

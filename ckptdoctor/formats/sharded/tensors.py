@@ -37,7 +37,13 @@ def unchanged(tensors: Sequence[OutputTensor], source: Checkpoint, family: Famil
     if not isinstance(source, ShardedCheckpoint) or len(homes) != 1:
         return None
     shard = next(shard for shard in source.shards.values() if id(shard.files[0]) in homes)
-    same = all(tensor.stored is None or tensor.stored.spec.stored_key == tensor.key for tensor in tensors)
-    whole = {tensor.key for tensor in tensors} == shard.manifest(()).keys() and not shard.others(())
-    copied = all(tensor.stored is not None or tensor.tied_to is not None for tensor in tensors)
-    return shard if same and whole and copied and shard.format in family.shards else None
+    old = shard.manifest(())
+    if {tensor.key for tensor in tensors} != old.keys() or shard.others(()) or shard.format not in family.shards:
+        return None
+    same = all(tensor.tied_to == old[tensor.key].tied_to and _copied(tensor) for tensor in tensors)
+    return shard if same else None
+
+
+def _copied(tensor: OutputTensor) -> bool:
+    """Whether it is a tensor of the source under its old key, or shares the memory of one."""
+    return tensor.tied_to is not None or (tensor.stored is not None and tensor.stored.spec.stored_key == tensor.key)
