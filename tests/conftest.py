@@ -1,5 +1,5 @@
 """What holds for all tests: an example that hypothesis draws may take as long as it takes on a machine that is shared, and
-transformers leaves torch as it was."""
+transformers leaves torch as it was. At the end of a run stands what the tests of safety have tried."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from tests.summary import pytest_terminal_summary as pytest_terminal_summary
 
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
