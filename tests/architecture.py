@@ -29,7 +29,7 @@ FLOORS = """
 errors model text lazy collector
 files strictjson patterns danger ops wrappers pickles
 initialisers
-strided archive keymap receipt
+strided archive keymap receipt unpickling
 formats
 source
 targets

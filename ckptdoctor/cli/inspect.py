@@ -13,7 +13,7 @@ from ckptdoctor.cli.output import check_options, publish
 from ckptdoctor.files import rewrite_text
 from ckptdoctor.formats.manifest import manifest_json
 from ckptdoctor.reports.inspection import Inspection
-from ckptdoctor.source import describe
+from ckptdoctor.source import Description, describe
 from ckptdoctor.wrappers import EVERYWHERE, stripped
 
 
@@ -31,19 +31,19 @@ def inspect(
 ) -> int:
     """Show what is in a checkpoint or in a target: keys, shapes, dtypes, and where they lie."""
     check_options(output)
-    facts: tuple[str, ...]
     is_target = _names_code(reference)
     if is_target:
-        listed, facts = target_manifest(reference, target, project_config()), ()
+        found = target_manifest(reference, target, project_config())
+        assert found is not None
+        listed, facts, globals_ = Description(found)
     else:
-        listed, facts = describe(reference, selected=source.select)
-    assert listed is not None
+        listed, facts, globals_ = describe(reference, selected=source.select)
     segments = EVERYWHERE if source.strip is None else [part for part in source.strip.split(",") if part]
     listed = stripped(listed, segments)
     if manifest is not None:
         rewrite_text(manifest, manifest_json(listed))
         facts = (*facts, f"manifest written to {manifest}")
-    publish(Inspection(listed, is_target, facts, output.every_key), output)
+    publish(Inspection(listed, is_target, facts, output.every_key, globals_), output)
     return 0
 
 

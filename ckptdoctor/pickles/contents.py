@@ -7,7 +7,7 @@ storage are (`record`). Nothing here reads a file.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.pickles.machine import PickleError
@@ -35,6 +35,11 @@ class TensorGraph:
         self.views = checked_views(pickle)
         self.nodes = dict(tensor_mappings(pickle.root, self.views))
         self._listed: dict[Way, Manifest] = {}
+
+    @property
+    def pickles(self) -> Sequence[Pickle]:
+        """The one that holds the tensors, and any other that unpickling the file would read."""
+        return [self.pickle]
 
     @abstractmethod
     def record(self, key: str) -> tuple[int, int, int]:

@@ -4,7 +4,7 @@ content, so a hostile key cannot make a dictionary slow, and a cycle cannot make
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 Node: TypeAlias = Any
 """A plain value or an inert node."""
@@ -36,6 +36,19 @@ class GlobalNode:
 
     def __repr__(self) -> str:
         return f"<global {self.path}>"
+
+
+class GlobalName(NamedTuple):
+    """A global that a stream names, and at which byte it does so first."""
+
+    module: str
+    name: str
+    at: int
+
+    @property
+    def path(self) -> str:
+        """`module.name`, for tables and messages."""
+        return f"{self.module}.{self.name}"
 
 
 class ExtensionNode:

@@ -126,17 +126,17 @@ def additems(m: Machine, at: int) -> int:
 
 
 def global_(m: Machine, at: int) -> int:
-    module, at = m.line(at)
-    name, at = m.line(at)
-    m.stack.append(m.name(text(module), text(name)))
-    return at
+    module, end = m.line(at)
+    name, end = m.line(end)
+    m.stack.append(m.name(text(module), text(name), at - 1))
+    return end
 
 
 def stack_global(m: Machine, at: int) -> int:
     name, module = m.stack.pop(), m.stack.pop()
     if not isinstance(name, str) or not isinstance(module, str):
         fail("a global whose name is no text")
-    m.stack.append(m.name(module, name))
+    m.stack.append(m.name(module, name, at - 1))
     return at
 
 
@@ -145,7 +145,7 @@ def extension(layout: str) -> Handler:
 
     def push(m: Machine, at: int) -> int:
         code = unpack(m.data, at)[0]
-        m.globals[f"copyreg extension {code}"] = None
+        m.name("copyreg", f"extension {code}", at - 1)
         m.stack.append(ExtensionNode(code))
         return at + size
 
@@ -179,11 +179,11 @@ def newobj_ex(m: Machine, at: int) -> int:
 
 
 def inst(m: Machine, at: int) -> int:
-    module, at = m.line(at)
-    name, at = m.line(at)
+    module, end = m.line(at)
+    name, end = m.line(end)
     arguments = tuple(m.since_mark())
-    m.stack.append(m.call(CallNode("inst", m.name(text(module), text(name)), arguments)))
-    return at
+    m.stack.append(m.call(CallNode("inst", m.name(text(module), text(name), at - 1), arguments)))
+    return end
 
 
 def obj(m: Machine, at: int) -> int:

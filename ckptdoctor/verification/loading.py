@@ -37,7 +37,8 @@ def taken_by(module: nn.Module, side: Side, plan: Plan) -> Outcome:
     try:
         tensors = _read(side)
     except UnpicklingError as error:
-        named = [path for path in side.opened.envelope.source.globals if f" {path} " in str(error)]
+        paths = (name.path for pickle in side.opened.envelope.source.pickles for name in pickle.globals)
+        named = [path for path in dict.fromkeys(paths) if f" {path} " in str(error)]
         others = listing(named) or "what else is in the file"
         return Outcome(note=f"not loaded for real: torch.load(weights_only=True) refuses {others}")
     except Exception as error:

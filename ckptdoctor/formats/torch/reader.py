@@ -34,7 +34,6 @@ class TorchCheckpoint(TensorGraph, Checkpoint):
         self._starts: dict[str, int] = {}
         _check_kind(self.archive, source)
         pickle = parse(self.archive.read("data.pkl"))
-        self.globals = pickle.globals
         self.big_endian = _byte_order(self.archive) == "big"
         self.hold(pickle, _storages(pickle, self.archive))
         self.places = {place: len(self.pairs(place)) for place in self.nodes}
