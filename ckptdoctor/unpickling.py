@@ -62,6 +62,43 @@ def dangerous_globals(pickles: Iterable[Pickle]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def hash_cost(pickle: Pickle) -> int:
+    """The most elements that Python would go through to hash one key of a mapping, or one item of a set, in the object.
+
+    A tuple's hash is that of its elements, without end to the nesting and without a memory: tuples of tuples cost a stack
+    overflow (SIGSEGV) at a depth of some hundred thousand, and two to the power of their depth where they are shared.
+    """
+    costs: dict[int, int] = {}
+    return max((_cost(key, costs) for node, _ in _nodes(pickle.root) for key in _hashed(node)), default=0)
+
+
+def _hashed(node: Node) -> Iterator[tuple[Node, ...]]:
+    """The tuples among the keys and items of a node."""
+    keys: Iterable[Node] = ()
+    if type(node) is DictNode:
+        keys = [key for key, _ in node.pairs]
+    elif isinstance(node, SetNode):
+        keys = node.items
+    elif type(node) is CallNode:
+        keys = [key for what, payload in node.edits if what == "setitems" for key, _ in payload]
+        keys += [item for what, payload in node.edits if what == "additems" for item in payload]
+    return (key for key in keys if type(key) is tuple)
+
+
+def _cost(key: tuple[Node, ...], costs: dict[int, int]) -> int:
+    """Elements in a tuple and in those in it, counted as often as they stand there; `costs` has those that are known."""
+    work = [key]
+    while work:
+        top = work[-1]
+        unknown = [item for item in top if type(item) is tuple and id(item) not in costs]
+        if unknown and id(top) not in costs:
+            work += unknown
+        else:
+            costs[id(top)] = 1 + sum(costs[id(item)] if type(item) is tuple else 1 for item in top)
+            work.pop()
+    return costs[id(key)]
+
+
 def _of_pickle(pickle: Pickle) -> Iterator[Exposure]:
     thrown_away = _thrown_away(pickle)
     harm = _harm(pickle, thrown_away)

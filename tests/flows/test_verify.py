@@ -31,6 +31,7 @@ from ckptdoctor.source import open_source
 from ckptdoctor.verification import CHECKS, Verification, fitting, recomputing
 from ckptdoctor.verification.special import Specials, specials_of
 from tests import builders as b
+from tests.cli.helpers import run
 
 torch = pytest.importorskip("torch")
 st = pytest.importorskip("safetensors.torch")
@@ -965,3 +966,21 @@ def test_a_300_mb_file_is_verified_in_little_memory_and_without_torch(suffix: st
     peak, *imported = result.stderr.splitlines()[-1].split()
     assert int(peak) < 150
     assert imported == ["False"] * 3
+
+
+DEEP = b")" + b"\x85" * 300_000
+DOUBLED = b"K\1\x85" + b"".join(b"q%c0h%ch%c\x86" % (number, number, number) for number in range(60))
+
+
+@pytest.mark.parametrize("key", [DEEP, DOUBLED], ids=["deep", "doubled"])
+@pytest.mark.parametrize("holder", [b"}(%bNu", b"\x8f(%b\x90", b"(%b\x91"], ids=["dict", "set", "frozenset"])
+def test_keys_on_which_torch_dies_or_hangs_are_not_given_to_it(tmp_path: Path, key: bytes, holder: bytes) -> None:
+    stream = b.pickled(b.dict_({"state_dict": b.dict_({"w": b.tensor()}), "x": holder % key}), protocol=4)
+    path = b.written(tmp_path / "f.pt", b.torch_file(stream))
+    (tmp_path / "net.py").write_text(
+        "import torch\nclass Net(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.w = torch.nn.Parameter(torch.zeros(4))\n"
+    )
+    done = run("verify", path, "net.py:Net", cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    assert "on which torch.load dies or hangs" in done.stdout + done.stderr
