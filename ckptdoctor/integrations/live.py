@@ -52,7 +52,7 @@ def live_tensors(model: nn.Module) -> list[LiveTensor]:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether reading the model takes all ranks."""
-    return set(_places(model)) != {None} or any(map(_is_sharded, model.parameters()))
+    return set(_places(model)) != {None} or any(map(_is_sharded, entries_of(unwrapped(model)).values()))
 
 
 def _batches(model: nn.Module) -> Iterator[Iterable[tuple[list[str], Tensor]]]:
@@ -177,13 +177,14 @@ def _constant(data: memoryview, dtype: str) -> str | None:
 
     if dtype not in LARGEST:
         return None
-    elements = numpy.frombuffer(data, numpy.uint8).reshape(-1, DTYPES[dtype].itemsize)
-    if len(elements) < 2 or (elements[0] != elements[-1]).any() or (elements != elements[0]).any():
+    size = DTYPES[dtype].itemsize
+    elements = numpy.frombuffer(data, f"u{size}")
+    if len(elements) < 2 or elements[0] != elements[-1] or (elements != elements[0]).any():
         return None
-    return f"{torch.from_numpy(elements[0].copy()).view(getattr(torch, dtype)).item():g}"
+    return f"{torch.frombuffer(bytearray(data[:size]), dtype=getattr(torch, dtype)).item():g}"
 
 
-def _is_sharded(tensor: Tensor) -> bool:
+def _is_sharded(tensor: object) -> bool:
     return hasattr(tensor, "full_tensor")
 
 

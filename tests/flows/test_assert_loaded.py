@@ -19,7 +19,7 @@ from ckptdoctor.errors import CheckpointNotFound, CorruptCheckpoint, UsageError,
 from ckptdoctor.receipt import Receipt, read_receipt, receipt_json, receipt_path
 from tests.flows import proof_job as job
 
-pytestmark = pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+pytestmark = pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:ComplexHalf")
 FLOATS = {
     *("embed.weight", "head.weight", "layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"),
     *("qkv.weight", "qkv.bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"),
