@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 from ckptdoctor.health.counting import Order
-from ckptdoctor.health.numbers import FLOATS, Float
+from ckptdoctor.health.numbers import FLOATS, ONE, Float
 from ckptdoctor.model import DType
 
 _HEAD = 16  # elements that are looked at before all are compared
@@ -81,8 +79,8 @@ def _float(kind: Float, rank: int, *, negative: bool) -> str:
     if rank >= kind.beyond:
         text = "inf" if rank < kind.nan else "nan"
     else:
-        exact = kind.value(rank)
-        room = (exact - kind.value(rank - 1)) / 2 if rank else 1  # what is nearer is no other number
-        texts = (f"{float(exact):.{digits}g}" for digits in range(6, 18))
-        text = next(text for text in texts if abs(Fraction(text) - exact) < room)
+        value = kind.value(rank) / ONE
+        room = value - kind.value(max(rank - 1, 0)) / ONE  # to the next number, and half of it is nearer to this one
+        texts = (f"{value:.{digits}g}" for digits in range(6, 18))
+        text = next(text for text in texts if 2 * abs(float(text) - value) < room or float(text) == value)
     return "-" + text if negative and text not in ("0", "nan") else text

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
 
@@ -16,6 +15,8 @@ from ckptdoctor.health.counting import Order
 from ckptdoctor.model import DTYPES, DType
 
 _NARROW = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+ONE = 1 << 1100
+"""Of all numbers that there are, and of those halfway between two, each is a multiple of 1 / ONE."""
 _ANY_SIGN = bytes(byte & 0x7F for byte in range(256))
 
 
@@ -46,18 +47,18 @@ class Float(NamedTuple):
         """The first rank that is NaN."""
         return self.beyond + self.infinite
 
-    def value(self, rank: int) -> Fraction:
-        """The magnitude; for the ranks beyond, what would follow if the format went on."""
+    def value(self, rank: int) -> int:
+        """The magnitude as a multiple of 1 / `ONE`; for the ranks beyond, what would follow if the format went on."""
         exponent, digits = rank >> self.fraction, rank & (1 << self.fraction) - 1
         if exponent:
             digits += 1 << self.fraction
-        return digits * Fraction(2) ** (max(exponent, 1) - self.bias - self.fraction)
+        return (digits * ONE << max(exponent, 1)) >> self.bias + self.fraction
 
     def reaching(self, to: Float, rank: int) -> int:
         """The least of the ranks here that are rounded to at least this one there: to the nearest, of two to the even one."""
         if self is _DOUBLE and to.order.width < _SINGLE.order.width:  # as torch does: in two steps
             rank, to = _SINGLE.reaching(to, rank), _SINGLE
-        middle = (to.value(rank - 1) + to.value(rank)) / 2
+        middle = (to.value(rank - 1) + to.value(rank)) // 2
         find = bisect_right if rank % 2 else bisect_left
         return find(range(self.beyond), middle, key=self.value)
 

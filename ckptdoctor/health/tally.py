@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from ckptdoctor.health.constants import Run, text_of
 from ckptdoctor.health.counting import counter
-from ckptdoctor.health.numbers import Limits, Span, limits, meaning
+from ckptdoctor.health.numbers import Limits, Meaning, Span, limits, meaning
 from ckptdoctor.model import DType
 
 _BATCH = 1 << 16  # bytes below which chunks are put together: each costs some calls
@@ -87,31 +88,42 @@ def _batched(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield bytes(waiting)
 
 
+class _Question(NamedTuple):
+    """What is to be found out: thresholds that are counted in any case, and those that are watched for whether any number
+    reaches them."""
+
+    meaning: Meaning | None
+    limits: Mapping[DType, Limits]
+    counted: frozenset[int] = frozenset()
+    watched: frozenset[int] = frozenset()
+
+
+@cache
+def _question(dtype: DType, into: tuple[DType, ...], every_zero: bool) -> _Question:
+    found, each_limits = meaning(dtype), {to: limits(dtype, to) for to in into}
+    if found is None:
+        return _Question(found, each_limits)
+    spans = [found.nan, found.infinite, *(each.overflow for each in each_limits.values())]
+    counted = {edge for span in spans if span is not None for edge in span if edge is not None}
+    watched = set() if found.nonzero is None else {found.nonzero}
+    for to, each in each_limits.items():
+        counted.add(1)
+        (counted if every_zero or to.bits > 8 else watched).add(each.kept)
+    return _Question(found, each_limits, frozenset(counted), frozenset(watched - counted))
+
+
 class _Tally:
     """Counts of the numbers that reach each threshold.
 
-    Those in `watched` are of interest as long as no number reaches them. As long as all elements are the same these are
-    counted, and the numbers in them only when another one comes, or the end.
+    As long as all elements are the same these are counted, and the numbers in them only when another one comes, or the end.
     """
 
     def __init__(self, dtype: DType, into: Sequence[DType], *, every_zero: bool) -> None:
-        self._dtype, self._meaning = dtype, meaning(dtype)
-        self._limits = {to: limits(dtype, to) for to in into}
-        self._watched, self._counted = self._thresholds(every_zero=every_zero)
-        self._reached = dict.fromkeys(self._watched | self._counted, 0)
+        question = _question(dtype, tuple(into), every_zero)
+        self._dtype = dtype
+        self._meaning, self._limits, self._counted, self._watched = question
+        self._reached = dict.fromkeys(self._counted | self._watched, 0)
         self._run = Run(max(dtype.itemsize, 1))
-
-    def _thresholds(self, *, every_zero: bool) -> tuple[set[int], set[int]]:
-        """What is watched, and what is counted in any case."""
-        if self._meaning is None:
-            return set(), set()
-        spans = [self._meaning.nan, self._meaning.infinite, *(each.overflow for each in self._limits.values())]
-        counted = {edge for span in spans if span is not None for edge in span if edge is not None}
-        watched = set() if self._meaning.nonzero is None else {self._meaning.nonzero}
-        for to, each in self._limits.items():
-            counted.add(1)
-            (counted if every_zero or to.bits > 8 else watched).add(each.kept)
-        return watched - counted, counted
 
     def add(self, chunk: bytes) -> None:
         """Look at the next values."""
@@ -128,13 +140,11 @@ class _Tally:
     def _add(self, chunk: bytes, times: int = 1) -> None:
         if self._meaning is None or not chunk or not times:
             return
-        thresholds = tuple(sorted(self._watched | self._counted))
-        if thresholds:
-            counts = counter(self._meaning.order, thresholds)(chunk)
-            self._reached |= {
-                at: self._reached[at] + count * times for at, count in zip(thresholds, counts, strict=True)
-            }
-        self._watched = {at for at in self._watched if not self._reached[at]}
+        thresholds = _sorted(self._counted | self._watched)
+        for at, count in zip(thresholds, counter(self._meaning.order, thresholds)(chunk), strict=True):
+            self._reached[at] += count * times
+        if self._watched:
+            self._watched = frozenset(at for at in self._watched if not self._reached[at])
 
     def result(self, sha256: str) -> TensorHealth:
         """What there is to say at the end."""
@@ -160,3 +170,8 @@ class _Tally:
         overflow, kept, nonzero = self._within(limit.overflow), self._reached[limit.kept], self._reached[1]
         known = limit.kept in self._watched | self._counted
         return Loss(overflow, nonzero - kept if known else None, nonzero > kept == 0)
+
+
+@cache
+def _sorted(thresholds: frozenset[int]) -> tuple[int, ...]:
+    return tuple(sorted(thresholds))

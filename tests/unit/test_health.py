@@ -14,7 +14,7 @@ import pytest
 
 from ckptdoctor.health import Loss, Specials, TensorHealth, health_of, narrower
 from ckptdoctor.health.counting import Order, counter
-from ckptdoctor.health.numbers import FLOATS, limits
+from ckptdoctor.health.numbers import FLOATS, ONE, limits
 from ckptdoctor.model import DTYPES
 from tests import builders as b
 
@@ -112,10 +112,10 @@ def test_what_a_cast_loses_is_counted_as_torch_loses_it(name: str, to: str) -> N
 
 def test_the_limits_are_those_that_the_formats_are_known_for() -> None:
     def overflows(name: str, to: str) -> Fraction:
-        return FLOATS[name].value(limits(DTYPES[name], DTYPES[to]).overflow.first)
+        return Fraction(FLOATS[name].value(limits(DTYPES[name], DTYPES[to]).overflow.first), ONE)
 
     def kept(name: str, to: str) -> Fraction:
-        return FLOATS[name].value(limits(DTYPES[name], DTYPES[to]).kept)
+        return Fraction(FLOATS[name].value(limits(DTYPES[name], DTYPES[to]).kept), ONE)
 
     ulp = Fraction(2) ** (8 - 23)
     assert overflows("float32", "float16") == 65520
