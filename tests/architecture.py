@@ -34,7 +34,7 @@ formats
 source
 targets
 plan
-policy grouping optimizer
+policy grouping optimizer health
 execution
 verification triaging
 reports

@@ -11,9 +11,11 @@ from ckptdoctor.grouping import labels
 from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.reports.base import Column, Page, Row, Table
 from ckptdoctor.reports.data import source_data, target_data
+from ckptdoctor.reports.health import health_data, health_tables, health_warnings, health_words
 from ckptdoctor.text import bytes_text, listing, plural, shape_text
 
 if TYPE_CHECKING:
+    from ckptdoctor.health import Health
     from ckptdoctor.unpickling import Exposure
 
 SCHEMA = "ckptdoctor/inspection/1"
@@ -29,25 +31,30 @@ _COLUMNS = (
 
 class Inspection(NamedTuple):
     """A manifest to be shown; `is_target` says on which side it stands, `facts` are further lines about the file, `globals`
-    what its pickles name."""
+    what its pickles name, and `health` is what reading the values told, if they were read."""
 
     manifest: Manifest
     is_target: bool = False
     facts: tuple[str, ...] = ()
     every_key: bool = False
     globals: tuple[Exposure, ...] = ()
+    health: Health | None = None
 
 
 def inspection_page(inspection: Inspection) -> Page:
     """The page of a checkpoint or a target."""
-    manifest = inspection.manifest
+    manifest, health = inspection.manifest, inspection.health
     files = f", {manifest.origin.files:,} files" if manifest.origin.files > 1 else ""
     return Page(
         title=f"{manifest.origin.reference} ({manifest.origin.kind}{files})",
         facts=(*_facts(manifest), *inspection.facts),
-        tables=(_table(manifest, inspection.every_key), *_globals_tables(inspection.globals)),
-        sentence=_sentence(manifest),
-        warnings=manifest.origin.notes,
+        tables=(
+            _table(manifest, inspection.every_key),
+            *_globals_tables(inspection.globals),
+            *(health_tables(health, manifest, every_key=inspection.every_key) if health else ()),
+        ),
+        sentence=_sentence(manifest) + (f"; {health_words(health, manifest)}" if health else ""),
+        warnings=(*manifest.origin.notes, *(health_warnings(health, manifest) if health else ())),
         details=partial(_details, manifest),
         data=partial(_data, inspection),
     )
@@ -127,5 +134,6 @@ def _data(inspection: Inspection) -> dict[str, Any]:
         {"global": each.global_name, "class": each.danger, "places": list(each.places), "uses": each.uses}
         for each in inspection.globals
     ]
+    health = {} if inspection.health is None else {"health": health_data(inspection.health)}
     head = {"schema": SCHEMA, "tool": __version__, name: side, "facts": list(inspection.facts)}
-    return head | {"globals": globals_, "tensors": tensors}
+    return head | {"globals": globals_, "tensors": tensors, **health}

@@ -29,7 +29,6 @@ from ckptdoctor.model import DTYPES, Manifest, TensorSpec
 from ckptdoctor.receipt import receipt_path
 from ckptdoctor.source import open_source
 from ckptdoctor.verification import CHECKS, Verification, fitting, recomputing
-from ckptdoctor.verification.special import Specials, specials_of
 from tests import builders as b
 from tests.cli.helpers import run
 
@@ -654,47 +653,6 @@ def test_nor_what_was_tampered_with() -> None:
     proof = verify(out)
     assert failed(proof) == {"container", "digests", "source", "finite"}
     assert keys(proof, "finite") == ["a"]
-
-
-FLOATS = [name for name in b.DTYPE_NAMES if name.startswith(("float", "bfloat", "complex"))]
-
-
-@pytest.mark.filterwarnings("ignore:ComplexHalf")
-@pytest.mark.parametrize("name", FLOATS)
-def test_special_numbers_are_counted_as_torch_counts_them(name: str) -> None:
-    count = specials_of(DTYPES[name])
-    if name == "float4_e2m1fn_x2":
-        assert count is None
-        return
-    assert count is not None
-    width = DTYPES[name].itemsize // (2 if name.startswith("complex") else 1)
-    generator = random.Random(1)
-    if width <= 2:
-        raw = b"".join(number.to_bytes(width, "little") for number in range(1 << 8 * width))
-    else:
-        odd = [float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 1e30, -3e38]
-        numbers = [struct.pack("<f" if width == 4 else "<d", each) for each in odd]
-        tops = [
-            generator.randbytes(width - 2) + bytes([low, high])
-            for low in (0x7F, 0x80, 0xF0, 0xFF)
-            for high in (0x7F, 0xFF)
-        ]
-        raw = b"".join(generator.choice([generator.randbytes(width), *numbers, *tops]) for _ in range(4096))
-    tensor = torch.frombuffer(bytearray(raw), dtype=getattr(torch, name))
-    parts = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    parts = parts.to(torch.float64)
-    expected = Specials(int(parts.isnan().sum()), int(parts.isinf().sum()))
-    assert count(raw) == expected
-    assert expected.nan
-    chunks = [raw[at : at + 64] for at in range(0, len(raw), 64)]
-    assert sum(count(chunk).nan for chunk in chunks) == expected.nan
-    assert count(b"") == Specials()
-    assert count(bytes(len(raw))) == Specials()
-
-
-@pytest.mark.parametrize("name", [name for name in DTYPES if DTYPES[name].family in ("integer", "bool")])
-def test_integers_have_none(name: str) -> None:
-    assert specials_of(DTYPES[name]) is None
 
 
 # ---- a target ---------------------------------------------------------------------------------------------------------
