@@ -15,6 +15,13 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much the fuzzing of tests/security tries; a failure names the seed and the number of a mutant."""
+    group = parser.getgroup("fuzzing")
+    group.addoption("--mutants", type=int, default=10_000, metavar="N", help="mutants to try of each format")
+    group.addoption("--fuzz-seed", type=int, default=0, metavar="N", help="which mutants: other seeds, other files")
+
+
 @pytest.fixture(scope="module")
 def transformers() -> Iterator[Any]:
     """The package, quiet; no test imports it in another way.

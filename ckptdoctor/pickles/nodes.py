@@ -124,10 +124,14 @@ def mapping_pairs(node: Node) -> list[tuple[Node, Node]] | None:
     return None
 
 
-def _ordered_pairs(node: CallNode) -> list[tuple[Node, Node]]:
-    pairs: list[tuple[Node, Node]] = []
-    if node.arguments and isinstance(node.arguments[0], list):  # protocols 0 and 1: OrderedDict([[key, value], ...])
-        pairs += [(item[0], item[1]) for item in node.arguments[0] if isinstance(item, list | tuple) and len(item) == 2]
+def _ordered_pairs(node: CallNode) -> list[tuple[Node, Node]] | None:
+    first = node.arguments[0] if node.arguments and node.how not in ("newobj", "newobj_ex") else ()
+    if isinstance(first, list | tuple):  # protocols 0 and 1: OrderedDict([[key, value], ...])
+        pairs = [(item[0], item[1]) for item in first if isinstance(item, list | tuple) and len(item) == 2]
+    elif type(first) is DictNode:
+        pairs = list(first.pairs)
+    else:
+        return None
     for what, payload in node.edits:
         if what == "setitems":
             pairs += payload

@@ -462,6 +462,36 @@ def test_a_malformed_tensor_is_a_pickle_error(name):
         view_of(root)
 
 
+LATE = b"q\7"  # a place in the memo, from which it is taken again
+
+
+def test_what_is_added_after_a_call_comes_too_late_for_it():
+    from ckptdoctor.model import DTYPES
+
+    flags, late = b"}" + LATE, b"h\7" + b.text("neg") + b"\x88s0"
+    made = b.tuple_(b.storage(), b.number(0), b.tuple_(b.number(4)), b.tuple_(b.number(1)), b"\x89", b"N", flags)
+    function, kind = b.global_("torch._utils._rebuild_tensor_v2"), b.global_("torch.Tensor")
+    for tensor in (b.tensor(metadata=flags), b.call("torch._tensor._rebuild_from_type_v2", function, kind, made, b"N")):
+        view = view_of(parse(b.pickled(tensor, late)).root)
+        assert view is not None
+        assert (view.layout.neg, view.layout.dtype) == (False, DTYPES["float32"])
+
+    pair = b.list_(b.text("w"), b"K\1") + b"q\x08"
+    late = b"h\7" + b.list_(b.text("v"), b"K\2") + b"a0" + b"h\x08K\3a0"
+    for argument in (b"]" + LATE + pair + b"a", b"}" + LATE + b.text("w") + b"K\1s"):
+        added = late if argument[:1] == b"]" else b"h\7" + b.text("v") + b"K\2s0"
+        root = parse(b.pickled(b.call("collections.OrderedDict", argument), added)).root
+        assert mapping_pairs(root) == [("w", 1)]
+
+
+@pytest.mark.parametrize("opcode", [b"R", b"\x81"])
+def test_an_ordered_dict_of_a_dict_holds_it_if_it_is_called(opcode):
+    root = parse(b.pickled(b.global_("collections.OrderedDict"), b.tuple_(b.dict_({"w": b"K\1"})), opcode)).root
+    assert mapping_pairs(root) == ([("w", 1)] if opcode == b"R" else [])
+    unknown = b.call("collections.OrderedDict", b.call("collections.Counter"))
+    assert mapping_pairs(parse(b.pickled(unknown)).root) is None
+
+
 def test_what_is_no_dense_tensor_is_none():
     for data in (b"N", b.call("torch._utils._rebuild_sparse_tensor"), b.call("evil._rebuild_tensor_v2"), b.text("x")):
         assert view_of(parse(b.pickled(data)).root) is None

@@ -128,11 +128,11 @@ class TorchShardsReader(ShardedReader):
 
 
 def _open_shards(folder: Path, names: Sequence[str], family: Family) -> dict[str, Checkpoint]:
-    paths = {name: shard_path(folder, name) for name in names}
-    if missing := [name for name, path in paths.items() if not path.exists()]:
+    found = {name: shard_path(folder, name) for name in names}
+    if missing := [name for name, path in found.items() if path is None]:
         raise missing_shards(folder, missing)
     shards: dict[str, Checkpoint] = {}
-    for name, path in paths.items():
+    for name, path in ((name, path) for name, path in found.items() if path is not None):
         with ExitStack() as failed:
             shard = failed.enter_context(open_checkpoint(path))
             if shard.format not in family.shards or () not in shard.places:
