@@ -257,4 +257,7 @@ class LogError(_PathError):
 
 
 class OutputError(_PathError):
-    """The output cannot be written. What was there before is still there; nothing half-written is left."""
+    """The output cannot be written. What was there before is still there; nothing half-written is left.
+
+    Or what comes after it cannot be done: then the message begins with "... is written and in place, but".
+    """

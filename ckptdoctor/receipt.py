@@ -22,6 +22,7 @@ from ckptdoctor.strictjson import StrictJsonError, loads
 SCHEMA = "ckptdoctor/receipt/1"
 RECEIPT_BEGINS = f'{{\n  "schema": "{SCHEMA}"'
 """How the text of every receipt begins, so that one can be told from what is none."""
+RECEIPT_SUFFIX = ".receipt.json"
 MAX_BYTES = 1 << 28
 
 
@@ -66,7 +67,7 @@ class Receipt(NamedTuple):
 def receipt_path(output: str | os.PathLike[str]) -> Path:
     """`new.ckpt` has its receipt in `new.ckpt.receipt.json`."""
     path = Path(output)
-    return path.with_name(path.name + ".receipt.json")
+    return path.with_name(path.name + RECEIPT_SUFFIX)
 
 
 def receipt_json(receipt: Receipt) -> str:

@@ -54,6 +54,25 @@ PLUGINS = {
 NEVER = {room: {"formats", "targets"} for room in ("plan", "policy", "optimizer")} | {"reports": {"formats"}}
 HEAVY = {"torch", "numpy", "safetensors"}
 
+# All calls to the system that touch files of users stand in this module. Elsewhere `os` and `shutil` are for what touches none,
+# and for these few calls that only look, or that are about the process's own streams.
+SYSTEM = "files.system"
+TOUCHES_NOTHING = {
+    *("PathLike", "devnull", "environ", "fsencode", "fspath", "path", "stat_result", "strerror", "get_terminal_size"),
+    *("getpid", "geteuid", "kill", "sysconf", "uname", "urandom", "SEEK_SET", "SEEK_DATA", "SEEK_HOLE"),
+}
+LOOKS = {
+    "cli.guard": {"open", "dup2"},
+    "cli.verify": {"stat"},
+    "formats.sharded.layout": {"scandir"},
+    "formats.torch.envelope": {"replace"},  # of a class of its own
+    "triaging.following": {"fstat"},
+}
+WRITES = {
+    *("write_text", "write_bytes", "unlink", "rename", "mkdir", "rmdir", "touch"),
+    *("chmod", "lchmod", "symlink_to", "hardlink_to"),
+}
+
 NOUNS = ["TensorSpec", "Manifest", "KeyMap", "Rule", "Op", "Plan", "Step", "Policy", "Finding", "Verdict", "Receipt"]
 VERBS = ["read_manifest", "resolve_target", "load_map", "make_plan", "evaluate", "execute", "apply", "verify", "render"]
 
@@ -167,6 +186,51 @@ def test_nothing_gets_too_long(name: str) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = node.end_lineno - node.body[0].lineno  # a signature may list one option a line
             assert lines < 50, f"{name}:{node.lineno} {node.name}"
+
+
+@modules
+def test_only_one_module_touches_files(name: str) -> None:
+    if name == SYSTEM:
+        return
+    found = {text for text in _touching(TREES[name]) if text.partition(".")[2] not in LOOKS.get(name, ())}
+    assert not found, f"{name}: {sorted(found)}; put it into {SYSTEM}"
+
+
+def test_what_touches_files_is_seen() -> None:
+    program = """
+import os, shutil
+from os import rename
+from pathlib import Path
+os.replace("a", "b"); os.open("a", os.O_RDWR); shutil.rmtree("a"); Path("a").write_text("b"); Path("a").replace("b")
+open("a", "w"); Path("a").open(mode="ab"); system.rename("a", "b"); "a".replace("b", "c"); open("a"); os.path.join("a")
+"""
+    seen = {"os.replace", "os.open", "shutil.rmtree", "os.rename", "Path('a').write_text", "Path('a').replace"}
+    assert set(_touching(ast.parse(program))) == seen | {"open", "Path('a').open"}
+
+
+def _touching(tree: ast.AST) -> Iterator[str]:
+    """What a module uses of `os` and `shutil`, less what touches nothing; and calls of paths that write."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil"):
+            yield from (f"{node.module}.{each.name}" for each in node.names if each.name not in TOUCHES_NOTHING)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("os", "shutil"):
+            if node.attr not in TOUCHES_NOTHING and not node.attr.startswith("O_"):
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Call) and _writes(node):
+            yield ast.unparse(node.func)
+
+
+def _writes(call: ast.Call) -> bool:
+    owner, _, name = ast.unparse(call.func).rpartition(".")
+    if owner in ("os", "shutil", "system"):
+        return False
+    if name == "open":
+        modes = [*call.args, *(each.value for each in call.keywords if each.arg == "mode")]
+        return any(
+            isinstance(each, ast.Constant) and re.fullmatch("[rb]*[wax+][rwaxbt+]*", str(each.value)) for each in modes
+        )
+    renames = name == "replace" and len(call.args) == 1 and not call.keywords
+    return bool(owner) and (name in WRITES or renames)
 
 
 @modules

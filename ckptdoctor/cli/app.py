@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from ckptdoctor import __version__
-from ckptdoctor.cli.guard import catch_signals, close_stdout, open_streams, status_of
+from ckptdoctor.cli.guard import Signals, close_stdout, open_streams, status_of
 from ckptdoctor.cli.options import command
 from ckptdoctor.errors import OutputError
 from ckptdoctor.lazy import load
@@ -115,9 +115,11 @@ def _run_app() -> int | None:
 def run() -> None:
     """Parse the command line and run; ends in SystemExit."""
     open_streams()
-    catch_signals()
+    signals = Signals()
+    signals.catch()
     words = " ".join(sys.argv[1:]).replace("=", " ")
     as_json = any(option in words for option in ("-f json", "-fjson", "--format json"))
     status = status_of(_run_app, as_json=as_json)
+    signals.ended = True
     close_stdout()
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""Exceptions to messages and exit statuses: 0 nothing wrong, 1 findings, 2 could not do it, 130 interrupted.
+"""Exceptions to messages and exit statuses: 0 nothing wrong, 1 findings, 2 could not do it, 130 interrupted (128 + the signal).
 
 An exception never ends as 1, whatever it is: 1 means that a check was made and failed.
 """
@@ -9,17 +9,23 @@ import json
 import os
 import signal
 import sys
+import weakref
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from ckptdoctor.errors import CkptDoctorError, KeyMapError, PlanError, TargetNotBuildable, UsageError
 from ckptdoctor.text import printable
 
-FAILED, INTERRUPTED = 2, 130
+FAILED = 2
+_STOPPED = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, so that files in the making are removed before the process ends."""
+class Stopped(KeyboardInterrupt):
+    """A signal, so that files in the making are removed before the process ends."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__()
+        self.number = number
 
 
 def status_of(action: Callable[[], int | None], *, as_json: bool) -> int:
@@ -28,15 +34,12 @@ def status_of(action: Callable[[], int | None], *, as_json: bool) -> int:
         return action() or 0
     except CkptDoctorError as error:
         say(_json(error) if as_json else text_of(error))
-    except Terminated:
-        return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        say("interrupted; nothing was left behind")
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        return _stopped(error)
     except BrokenPipeError:
         return FAILED
-    except MemoryError:
-        say("error: not enough memory\nhint: give the process more of it")
+    except MemoryError as error:
+        say("\n".join(["error: not enough memory", "hint: give the process more of it", *_notes(error)]))
     except Exception as error:
         _say_other(error, as_json=as_json)
     return FAILED
@@ -63,13 +66,32 @@ def open_streams() -> None:
             output.reconfigure(errors="backslashreplace")
 
 
-def catch_signals() -> None:
-    """SIGTERM unwinds like Ctrl-C."""
+class Signals:
+    """SIGTERM and SIGHUP unwind like Ctrl-C, and whatever comes while they do is ignored, so that nothing is left behind.
 
-    def terminate(*_: Any) -> NoReturn:
-        raise Terminated
+    A signal that this process was started to ignore (`nohup`) stays ignored.
+    """
 
-    signal.signal(signal.SIGTERM, terminate)
+    def __init__(self) -> None:
+        self._under_way: Callable[[], Stopped | None] = lambda: None
+        self.ended = False
+        """Whether the exit status stands already."""
+
+    def catch(self) -> None:
+        """From now on."""
+        for number in _STOPPED:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._stop)
+
+    def _stop(self, number: int, _: object) -> None:
+        if self.ended or self._under_way() is not None:
+            return
+        error = Stopped(number)
+        self._under_way = weakref.ref(error)
+        try:
+            raise error
+        finally:
+            del error  # where somebody swallows it, it is gone, and the next signal is heard again
 
 
 def close_stdout() -> None:
@@ -91,7 +113,20 @@ def text_of(error: CkptDoctorError) -> str:
         parts = _one(str(error), error.hint)
     if isinstance(error, TargetNotBuildable) and error.traceback:
         parts.append("\n".join(printable(line) for line in error.traceback.rstrip().split("\n")))
-    return "\n".join(parts)
+    return "\n".join([*parts, *_notes(error)])
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What those have added whom it came through: what is in place, what was left behind."""
+    return [f"note: {printable(note)}" for note in getattr(error, "__notes__", ())]
+
+
+def _stopped(error: KeyboardInterrupt) -> int:
+    number = error.number if isinstance(error, Stopped) else signal.SIGINT
+    notes = [printable(note) for note in getattr(error, "__notes__", ())]
+    if notes or number == signal.SIGINT:
+        say("; ".join([_STOPPED[signal.Signals(number)], *notes]))
+    return 128 + number
 
 
 def _one(message: str, hint: str | None) -> list[str]:
@@ -109,6 +144,7 @@ def _json(error: CkptDoctorError) -> str:
         "where": place,
         "hint": error.hint,
         "problems": [str(problem) for problem in problems],
+        **({"notes": error.__notes__} if hasattr(error, "__notes__") else {}),
     }
     return json.dumps({"error": body})
 
@@ -134,4 +170,5 @@ def _internal(error: Exception) -> None:
     say(
         f"error: internal error: {type(error).__name__}: {printable(str(error))}\n"
         f"hint: this is a defect of ckptdoctor; please report it with this line: {places}"
+        + "".join(f"\n{note}" for note in _notes(error))
     )

@@ -25,6 +25,7 @@ from ckptdoctor.config import Config
 from ckptdoctor.errors import UsageError
 from ckptdoctor.execution import Peak, check_harmless, execute, memory_peak
 from ckptdoctor.execution.outputs import Fill, check_filled, model_keys
+from ckptdoctor.files import once_in_place
 from ckptdoctor.formats import writer_for
 from ckptdoctor.formats.base import WriteOptions
 from ckptdoctor.plan import Plan
@@ -112,7 +113,8 @@ def remap(
         publish(comparison, output, next_step=step)
         return status
     receipt = _written(plan, write.out, write, request, config, quiet=output.quiet)
-    publish(receipt, output, next_step=next_command("verify", str(write.out), target))
+    with once_in_place(receipt.path):
+        publish(receipt, output, next_step=next_command("verify", str(write.out), target))
     return 0
 
 

@@ -16,12 +16,12 @@ from ckptdoctor.errors import CorruptCheckpoint, OutputError, PlanError, UsageEr
 from ckptdoctor.execution.beside import check_harmless, what_follows
 from ckptdoctor.execution.outputs import Fill, check_filled, output_keys, output_tensors, stored_weights
 from ckptdoctor.execution.provenance import make_receipt
-from ckptdoctor.files import check_rewritable, rewrite_text
+from ckptdoctor.files import check_rewritable, same_file, staged
 from ckptdoctor.formats import READERS, writer_for
 from ckptdoctor.formats.base import WriteOptions, Writer, Written, no_data
 from ckptdoctor.formats.tensors import OutputTensor
 from ckptdoctor.plan import Plan
-from ckptdoctor.receipt import RECEIPT_BEGINS, Receipt, check_not_again, receipt_json, receipt_path
+from ckptdoctor.receipt import RECEIPT_BEGINS, RECEIPT_SUFFIX, Receipt, check_not_again, receipt_json, receipt_path
 from ckptdoctor.source import OpenSource, open_source
 
 
@@ -44,7 +44,7 @@ def execute(
     are not written; those that stay random are if a map's `init` makes values, or `fill` has them. Raises OutputError;
     PlanError where `fill` lacks what `init: model` asks for; UsageError where the source is what one of these maps made,
     unless `again`; CheckpointError where it is not what the plan was made for. Then nothing is left behind and an older
-    output is as it was.
+    output is as it was, unless the message says that the new one is in place (and its receipt, or the disk, is not).
     """
     if not again:
         maps = {key_map.sha256: key_map.path for key_map in plan.maps}
@@ -65,27 +65,34 @@ def execute(
         following = what_follows(plan, source, writer, options, names, unwrap=unwrap, fill=fill)
         tensors = output_tensors(plan, source, stored_weights(plan, source), names, fill)
         _check_envelope(options, source, writer)
-        with writer.opened(final, overwrite=overwrite) as opened:
-            aside = options._replace(beside=following.beside)
-            written = writer.write(opened, list(tensors.values()), source.envelope, aside)
+        with staged(final, overwrite=overwrite) as staging:
+            with writer.opened(staging.main, final) as opened:
+                aside = options._replace(beside=following.beside)
+                written = writer.write(opened, list(tensors.values()), source.envelope, aside)
             written.notes += following.notes
             source.envelope.source.check_unchanged()
-            _check_written(opened.temporary, writer, written, list(tensors.values()), final)
+            _check_written(staging.main, writer, written, list(tensors.values()), final)
+            receipt = make_receipt(plan, final, tensors, written, command, _described(writer, written), fill)
+            for suffix, text in {**written.sidecars, RECEIPT_SUFFIX: receipt_json(receipt)}.items():
+                staging.put_beside(suffix, text)
+            source.__exit__()  # here, so that nothing is left to do once the output is in place
+            writer.destination(output, overwrite=overwrite)  # what stands there now may be replaced, too
+    return receipt._replace(notes=(*receipt.notes, *staging.notes))
+
+
+def _described(writer: Writer[Any], written: Written) -> dict[str, Any]:
+    """The output, as the receipt describes it."""
     described = {"format": writer.name, "bytes": written.nbytes}
     if written.files:
         described |= {"files": list(written.files), "shards": written.shards}
-    receipt = make_receipt(plan, final, tensors, written, command, described, fill)
-    for suffix, text in written.sidecars.items():
-        rewrite_text(final.with_name(final.name + suffix), text)
-    rewrite_text(receipt_path(final), receipt_json(receipt))
-    return receipt
+    return described
 
 
 def _check_source(plan: Plan, source: OpenSource, final: Path) -> None:
     checkpoint = source.envelope.source
     if not checkpoint.has_data:
         raise no_data(checkpoint)
-    if final.exists() and final.samefile(checkpoint.path):
+    if same_file(final, checkpoint.path):
         raise UsageError(f"{final} is the source itself", hint="write to another file; the source is never written to")
     stored = [spec.stored_key for spec in plan.source.values()]
     if stored != list(source.manifest):

@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import cache
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
 
-if TYPE_CHECKING:
-    from ctypes import CDLL
-    from pathlib import Path
+from ckptdoctor.files import system
 
 PAGE = 4096
 STEP = 1 << 26
 """Bytes that are copied at most before anybody hears of it."""
 _BUFFER = 1 << 18
-_HERE, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
 _UNABLE = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
+_UNCLEAR = {errno.EIO, errno.ESTALE}
+"""The kernel does not say on which side; whoever reads and writes does."""
+Read: TypeAlias = Callable[[int, memoryview, int], int]
+"""Fills a buffer from a descriptor at an offset, with an error of the source's own."""
 
 
-def copy_some(source: int, offset: int, output: int, position: int, count: int) -> int:
-    """Copy up to `count` bytes between two descriptors; returns how many went (0: the source ends). Raises OSError."""
+def copy_some(source: int, offset: int, output: int, position: int, count: int, read: Read) -> int:
+    """Copy up to `count` bytes between two descriptors; returns how many went (0: the source ends).
+
+    Raises OSError where they cannot be written, and what `read` raises.
+    """
     count = min(count, STEP)
     if (offset - position) % PAGE == 0:
         if count > _BUFFER:  # whole pages by themselves: a file system with reflinks shares no others
@@ -34,72 +39,52 @@ def copy_some(source: int, offset: int, output: int, position: int, count: int) 
             if moved := _in_kernel(source, offset, output, position, count):
                 return moved
         except OSError as error:
-            if error.errno not in _UNABLE:
+            if error.errno not in _UNABLE | _UNCLEAR:
                 raise
-    return _through_buffer(source, offset, output, position, count)
+    return _through_buffer(source, offset, output, position, count, read)
 
 
 def preallocate(descriptor: int, size: int) -> None:
-    """Reserve blocks for a file, where the file system can; raises OSError where there is no room for them.
-
-    Not `os.posix_fallocate`, which writes to every block where the file system cannot.
-    """
-    library = _library()
-    if library is None or size <= 0:
-        return
-    import ctypes
-
-    if library.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size)) == -1:
-        number = ctypes.get_errno()
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OSError(number, os.strerror(number))
+    """Reserve blocks for a file, where the file system can; raises OSError where there is no room for them."""
+    try:
+        if size > 0:
+            system.fallocate(descriptor, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
 
 
 def exchange(one: Path, other: Path) -> bool:
     """Exchange two names in one step, where the file system can; whether it could. Raises OSError."""
-    library = _library()
-    if library is None or not hasattr(library, "renameat2"):
-        return False
-    import ctypes
-
-    if library.renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in _UNABLE:
-        return False
-    raise OSError(number, os.strerror(number))
+    try:
+        system.exchange(one, other)
+    except OSError as error:
+        if error.errno in _UNABLE:
+            return False
+        raise
+    return True
 
 
 def _in_kernel(source: int, offset: int, output: int, position: int, count: int) -> int:
-    if hasattr(os, "copy_file_range"):
-        try:
-            return os.copy_file_range(source, output, count, offset, position)
-        except OSError as error:
-            if error.errno not in _UNABLE:
-                raise
-    os.lseek(output, position, os.SEEK_SET)
-    return os.sendfile(output, source, offset, count)
+    try:
+        return system.copy_file_range(source, output, count, offset, position)
+    except OSError as error:
+        if error.errno not in _UNABLE:
+            raise
+    system.lseek(output, position, os.SEEK_SET)
+    return system.sendfile(output, source, offset, count)
 
 
-def _through_buffer(source: int, offset: int, output: int, position: int, count: int) -> int:
+def _through_buffer(source: int, offset: int, output: int, position: int, count: int, read: Read) -> int:
     """By way of memory; every write but the first begins at a page of the output."""
     moved, buffer = 0, memoryview(bytearray(min(count, _BUFFER)))
     while moved < count:
         size = min(count - moved, _BUFFER - (position + moved) % PAGE)
-        found = os.preadv(source, [buffer[:size]], offset + moved)
+        found = read(source, buffer[:size], offset + moved)
         if not found:
             break
         written = 0
         while written < found:
-            written += os.pwrite(output, buffer[written:found], position + moved + written)
+            written += system.pwrite(output, buffer[written:found], position + moved + written)
         moved += found
     return moved
-
-
-@cache
-def _library() -> CDLL | None:
-    """The C library, if it has fallocate (Linux)."""
-    import ctypes
-
-    library = ctypes.CDLL(None, use_errno=True)
-    return library if hasattr(library, "fallocate") else None

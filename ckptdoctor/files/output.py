@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ckptdoctor.errors import OutputError
+from ckptdoctor.files import system
 from ckptdoctor.files.kernel import copy_some, preallocate
 from ckptdoctor.files.source import Progress, Span, reason, unnoticed
+
+_HINTS = {
+    errno.ENOSPC: "free some space or write elsewhere",
+    errno.EDQUOT: "your quota is used up: free some space or write elsewhere",
+    errno.EFBIG: "the file system or a limit (ulimit -f) does not take a file this large: write elsewhere, or in shards",
+    errno.EROFS: "the file system is read-only: write elsewhere",
+    errno.EACCES: "you may not write there: write elsewhere",
+    errno.EPERM: "you may not write there: write elsewhere",
+    errno.EIO: "the disk or the way to it has failed: look at its log, write elsewhere",
+    errno.ESTALE: "its folder was replaced on the server meanwhile: run it again",
+    errno.ENOENT: "its folder, or what was written there, has gone meanwhile: run it again",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
 
 
 class OutputFile:
@@ -24,7 +40,7 @@ class OutputFile:
 
     def reserve(self, size: int) -> None:
         """Ask for room for `size` bytes, which makes writing faster, and its end come early where there is none."""
-        with self._errors():
+        with writing(self._path):
             preallocate(self._descriptor, size)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -35,20 +51,20 @@ class OutputFile:
     def rewrite(self, position: int, data: bytes | bytearray | memoryview) -> None:
         """Write over what stands at a position."""
         view = memoryview(data).cast("B")
-        with self._errors():
+        with writing(self._path):
             while view:
-                written = os.pwrite(self._descriptor, view, position)
+                written = system.pwrite(self._descriptor, view, position)
                 position += written
                 view = view[written:]
 
     def append(self, span: Span, progress: Progress = unnoticed) -> None:
         """Append bytes of another file, holes as holes; raises CorruptCheckpoint where that ends before."""
-        shift = self.position - span.offset
+        shift, read = self.position - span.offset, span.file.read_some
         with span.file.opened() as source:
             for offset, end in span.file.extents(span.offset, span.size):
                 while offset < end:
-                    with self._errors():
-                        moved = copy_some(source, offset, self._descriptor, offset + shift, end - offset)
+                    with writing(self._path):
+                        moved = copy_some(source, offset, self._descriptor, offset + shift, end - offset, read)
                     if not moved:
                         raise span.file.became_shorter()
                     offset += moved
@@ -59,33 +75,67 @@ class OutputFile:
 
     def _reach(self, size: int) -> None:
         """Make the file so long at least: a hole at its end is nothing that was written."""
-        with self._errors():
-            if os.fstat(self._descriptor).st_size < size:
-                os.ftruncate(self._descriptor, size)
+        with writing(self._path):
+            if system.fstat(self._descriptor).st_size < size:
+                system.ftruncate(self._descriptor, size)
 
     def finish(self) -> None:
         """Give back what was reserved and not used, and wait until everything is on the disk."""
-        with self._errors():
-            if os.fstat(self._descriptor).st_size != self.position:
-                os.ftruncate(self._descriptor, self.position)
-            os.fsync(self._descriptor)
+        with writing(self._path):
+            if system.fstat(self._descriptor).st_size != self.position:
+                system.ftruncate(self._descriptor, self.position)
+            system.fsync(self._descriptor)
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise output_error(self._path, error) from None
+
+@contextmanager
+def new_file(place: Path, final: Path) -> Iterator[OutputFile]:
+    """A new file at `place`, synced at the end, that will stand at `final`: with the mode of what stands there now.
+
+    As root also with its owner and group, where the file system lets.
+    """
+    old = status_of(final)
+    with writing(final):
+        mode = 0o666 if old is None else stat.S_IMODE(old.st_mode)
+        descriptor = system.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        adopt(descriptor, old, final)
+        output = OutputFile(descriptor, final, place)
+        yield output
+        output.finish()
+    finally:
+        system.close(descriptor)
+
+
+def adopt(descriptor: int, old: os.stat_result | None, final: Path) -> None:
+    """Give a new file or folder the mode of the one that it replaces, and to root's the owner; raises OutputError."""
+    if old is None:
+        return
+    if os.geteuid() == 0:
+        with suppress(OSError):  # before the mode, of which it takes bits
+            system.fchown(descriptor, old.st_uid, old.st_gid)
+    with writing(final):
+        system.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+
+
+def status_of(path: Path) -> os.stat_result | None:
+    """What stands at a path, links followed; None where nothing does. Raises OutputError where the system does not tell."""
+    try:
+        return system.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise output_error(path, error) from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses in here is an OutputError of `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise output_error(path, error) from None
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
     """An OSError of writing as an OutputError with a hint."""
-    hints = {
-        errno.ENOSPC: "free some space or write elsewhere; nothing was left behind",
-        errno.EDQUOT: "your quota is used up: free some space or write elsewhere; nothing was left behind",
-        errno.EFBIG: "the file system or a limit (ulimit -f) does not take a file this large",
-        errno.EROFS: "the file system is read-only: write elsewhere",
-        errno.EACCES: "you may not write there: write elsewhere",
-        errno.ENOTDIR: "a part of the path is a file, not a folder",
-    }
-    return OutputError(f"cannot write {path}: {reason(error)}", path=path, hint=hints.get(error.errno or 0))
+    return OutputError(f"cannot write {path}: {reason(error)}", path=path, hint=_HINTS.get(error.errno or 0))

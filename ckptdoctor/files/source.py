@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from ckptdoctor.errors import CheckpointNotFound, CorruptCheckpoint
+from ckptdoctor.files import system
 
 CHUNK = 1 << 20
 _BUFFER = 1 << 18
+_HINTS = {
+    errno.EIO: "the disk or the way to it has failed: look at its log, take another copy of the file",
+    errno.ESTALE: "the file was replaced on its server meanwhile: run it again",
+    errno.EACCES: "look at who may read it",
+}
 TRUNCATED = "the file is truncated: copy or download it again"
 Progress: TypeAlias = Callable[[int], object]
 """Is told how many bytes have passed since it was told last."""
@@ -31,7 +37,7 @@ class SourceFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._descriptor = self._open()
-        self._status = os.fstat(self._descriptor)
+        self._status = self._fstat(self._descriptor)
         if not stat.S_ISREG(self._status.st_mode):
             self.close()
             raise CheckpointNotFound(f"{self.path} is not a regular file", path=path)
@@ -60,9 +66,9 @@ class SourceFile:
 
         So a folder of a thousand shards needs no thousand descriptors. A file that is not the same any more is noticed.
         """
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1  # first: a signal may come in between
+        if descriptor >= 0:
+            system.close(descriptor)
 
     @contextmanager
     def opened(self) -> Iterator[int]:
@@ -72,10 +78,10 @@ class SourceFile:
             return
         descriptor = self._open()
         try:
-            self._check_same(os.fstat(descriptor))
+            self._check_same(self._fstat(descriptor))
             yield descriptor
         finally:
-            os.close(descriptor)
+            system.close(descriptor)
 
     def read(self, offset: int, count: int) -> bytes:
         """Exactly `count` bytes at `offset`; raises CorruptCheckpoint where the file ends before."""
@@ -96,7 +102,7 @@ class SourceFile:
         self._check_within(offset, len(buffer))
         with self.opened() as descriptor:
             while buffer:
-                found = self._preadv(descriptor, buffer, offset)
+                found = self.read_some(descriptor, buffer, offset)
                 if not found:
                     raise self.became_shorter()
                 buffer, offset = buffer[found:], offset + found
@@ -124,7 +130,7 @@ class SourceFile:
     def check_unchanged(self) -> None:
         """Raise CorruptCheckpoint if the file was written to since it was opened."""
         with self.opened() as descriptor:
-            self._check_same(os.fstat(descriptor))
+            self._check_same(self._fstat(descriptor))
 
     def became_shorter(self) -> CorruptCheckpoint:
         """The error for a file that ends where it did not when it was opened."""
@@ -137,7 +143,7 @@ class SourceFile:
         buffer = memoryview(bytearray(min(count, _BUFFER)))
         with self.opened() as descriptor:
             while count:
-                found = self._preadv(descriptor, buffer[: min(count, _BUFFER)], offset)
+                found = self.read_some(descriptor, buffer[: min(count, _BUFFER)], offset)
                 if not found:
                     raise self.became_shorter()
                 yield buffer[:found]
@@ -152,26 +158,35 @@ class SourceFile:
         if (now.st_ino, now.st_size, now.st_mtime_ns) != (then.st_ino, then.st_size, then.st_mtime_ns):
             raise CorruptCheckpoint(f"{self.path} changed while it was read", path=self.path, hint="run it again")
 
-    def _open(self) -> int:
+    def read_some(self, descriptor: int, buffer: memoryview, offset: int) -> int:
+        """Read into a buffer from a descriptor that `opened` gave; returns how many bytes came."""
         try:
-            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise CheckpointNotFound(f"cannot read {self.path}: {reason(error)}", path=self.path) from None
-
-    def _pread(self, descriptor: int, count: int, offset: int) -> bytes:
-        try:
-            return os.pread(descriptor, count, offset)
+            return system.preadv(descriptor, buffer, offset)
         except OSError as error:
             raise self._unreadable(error) from None
 
-    def _preadv(self, descriptor: int, buffer: memoryview, offset: int) -> int:
+    def _open(self) -> int:
         try:
-            return os.preadv(descriptor, [buffer], offset)
+            return system.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            message = f"cannot read {self.path}: {reason(error)}"
+            raise CheckpointNotFound(message, path=self.path, hint=_HINTS.get(error.errno or 0)) from None
+
+    def _fstat(self, descriptor: int) -> os.stat_result:
+        try:
+            return system.fstat(descriptor)
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    def _pread(self, descriptor: int, count: int, offset: int) -> bytes:
+        try:
+            return system.pread(descriptor, count, offset)
         except OSError as error:
             raise self._unreadable(error) from None
 
     def _unreadable(self, error: OSError) -> CorruptCheckpoint:
-        return CorruptCheckpoint(f"cannot read {self.path}: {reason(error)}", path=self.path)
+        message = f"cannot read {self.path}: {reason(error)}"
+        return CorruptCheckpoint(message, path=self.path, hint=_HINTS.get(error.errno or 0))
 
 
 class Span(NamedTuple):
@@ -195,11 +210,22 @@ class Span(NamedTuple):
 def _seek(descriptor: int, offset: int, what: int) -> int | None:
     """The next data or hole from an offset on; None if there is no more, or the file system does not tell."""
     try:
-        return os.lseek(descriptor, offset, what)
+        return system.lseek(descriptor, offset, what)
     except OSError as error:
         if error.errno == errno.ENXIO:
             return None
         return offset if what == os.SEEK_DATA else None
+
+
+def head_of(path: str | os.PathLike[str], count: int) -> bytes:
+    """The first bytes of a file, fewer where it has no more; raises OSError."""
+    descriptor, head = system.open(path, os.O_RDONLY | os.O_NONBLOCK), b""
+    try:
+        while len(head) < count and (part := system.pread(descriptor, count - len(head), len(head))):
+            head += part
+    finally:
+        system.close(descriptor)
+    return head
 
 
 def reason(error: OSError) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 from ckptdoctor.errors import CheckpointNotFound, CorruptCheckpoint, UnknownFormat, UsageError
+from ckptdoctor.files import head_of, system
 from ckptdoctor.formats.base import Checkpoint, Probe, Reader, Writer
 from ckptdoctor.lazy import Table
 
@@ -70,13 +72,12 @@ def writer_for(path: str | os.PathLike[str], source_format: str, to: str | None 
 
 def _probe(path: Path) -> Probe:
     try:
-        status = path.stat()
-        if path.is_dir():
+        status = system.stat(path)
+        if stat.S_ISDIR(status.st_mode):
             return Probe(path, True, 0, b"")
-        if not path.is_file():
+        if not stat.S_ISREG(status.st_mode):
             raise CheckpointNotFound(f"{path} is not a regular file", path=path, hint="copy it to a file first")
-        with path.open("rb") as file:
-            head = file.read(4096)
+        head = head_of(path, 4096)
     except FileNotFoundError:
         raise CheckpointNotFound(f"there is no file {path}", path=path, hint=_near(path)) from None
     except OSError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 from ckptdoctor.errors import CheckpointError, UnsafeCheckpoint
-from ckptdoctor.files import OutputFile, OutputFolder, Progress, SourceFile, check_output, replacing, unnoticed
+from ckptdoctor.files import OutputFile, OutputFolder, Progress, SourceFile, check_output, new_file, unnoticed
 from ckptdoctor.formats.tensors import OutputTensor, StoredTensor, checksum_error
 from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.strided import gather
@@ -255,8 +255,8 @@ class Writer(ABC, Generic[Output]):
         """The real path to write to, if it may be written; raises OutputError with the reason if not."""
 
     @abstractmethod
-    def opened(self, final: Path, *, overwrite: bool) -> AbstractContextManager[Output]:
-        """The output, under a temporary name until the end of the `with`."""
+    def opened(self, place: Path, final: Path) -> AbstractContextManager[Output]:
+        """The output, made at `place` and synced at the end of the `with`; it will stand at `final`."""
 
     @abstractmethod
     def write(
@@ -272,9 +272,9 @@ class FileWriter(Writer[OutputFile]):
         """A regular file, or a place for one."""
         return check_output(path, overwrite=overwrite)
 
-    def opened(self, final: Path, *, overwrite: bool) -> AbstractContextManager[OutputFile]:
-        """A temporary file beside it."""
-        return replacing(final, overwrite=overwrite)
+    def opened(self, place: Path, final: Path) -> AbstractContextManager[OutputFile]:
+        """A new file."""
+        return new_file(place, final)
 
 
 def unsafe_copy(path: str | os.PathLike[str], harm: Iterable[str]) -> UnsafeCheckpoint:

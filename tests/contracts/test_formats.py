@@ -393,7 +393,7 @@ def without_order(manifest: Manifest) -> set[TensorSpec]:
 def test_what_a_writer_writes_its_reader_reads(tmp_path, writer, source):
     path, place = write_source(source, tmp_path)
     out = tmp_path / "out"
-    with open_checkpoint(path) as checkpoint, WRITERS[writer].opened(out, overwrite=False) as file:
+    with open_checkpoint(path) as checkpoint, WRITERS[writer].opened(out, out) as file:
         wanted, bytes_wanted = checkpoint.manifest(place), values(checkpoint, place)
         tensors = outputs(checkpoint, place)
         written = WRITERS[writer].write(file, tensors, Envelope(checkpoint, place), WriteOptions())

@@ -8,15 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-KILLS = 50
+from tests.summary import counted
+
+KILLS = 100
 
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def debris(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if "ckptdoctor-tmp" in path.name]
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
@@ -24,7 +31,9 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "ckptdoctor", *words], cwd=folder, stdout=subprocess.DEVNULL)
 
 
-def test_killed_at_random_moments_the_output_is_old_or_new(tmp_path: Path) -> None:
+def test_killed_at_random_moments_the_output_is_old_or_new(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     torch.save({f"a.{i}.weight": torch.randn(1024, 1024) for i in range(8)}, tmp_path / "base.pt")
     (tmp_path / "map.yaml").write_text('ckptdoctor: 1\nrules: [{from: "a.{i}.{p}", to: "b.{i}.{p}"}]\n')
     begin = time.monotonic()
@@ -42,11 +51,11 @@ def test_killed_at_random_moments_the_output_is_old_or_new(tmp_path: Path) -> No
         process.send_signal(signal.SIGKILL)
         process.wait()
         seen.append(digest(tmp_path / "out.pt"))
-        debris = [path for path in tmp_path.iterdir() if "ckptdoctor-tmp" in path.name]
-        assert len(debris) <= 1
-        for path in debris:
-            path.unlink()
+        assert len(debris(tmp_path)) <= 1, "the next run has removed what the one before it left"
+    assert start(tmp_path).wait() == 0
+    assert debris(tmp_path) == []
     print(f"{KILLS} kills: {seen.count(old)} times the old file, {seen.count(new)} times the new one")
     assert seen.count(old) + seen.count(new) == KILLS
     assert seen.count(old) > 5
     assert digest(tmp_path / "base.pt") == source
+    record_property(counted("kills"), KILLS)

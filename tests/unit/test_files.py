@@ -246,7 +246,7 @@ def test_a_full_device_is_an_output_error(tmp_path):
     """/dev/full behind the output: the same error without a disk to fill."""
     before = (
         "import os; whole, new = os.open, os.O_CREAT | os.O_EXCL\n"
-        "os.open = lambda p, flags, *mode: whole('/dev/full' if flags & new else p, flags & ~new, *mode)"
+        "os.open = lambda p, flags, *mode, **at: whole('/dev/full' if flags & new else p, flags & ~new, *mode, **at)"
     )
     kind, message, hint = in_a_process(tmp_path / "f", before).strip().split("|")
     assert kind == "OutputError"

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptdoctor.files import OutputFolder, Progress, SourceFile, Span, check_output_folder, replacing_folder
+from ckptdoctor.files import OutputFolder, Progress, SourceFile, Span, check_output_folder, new_folder
 from ckptdoctor.formats import WRITERS
 from ckptdoctor.formats.base import Checkpoint, Envelope, WriteOptions, Writer, Written
 from ckptdoctor.formats.sharded.index import index_json
@@ -47,9 +47,9 @@ class ShardedWriter(Writer[OutputFolder]):
         """A folder that is not there yet, or empty; or one that a receipt says was written by us, and by nobody else."""
         return check_output_folder(path, replaceable=written_files(path) if overwrite else None)
 
-    def opened(self, final: Path, *, overwrite: bool) -> AbstractContextManager[OutputFolder]:
-        """A temporary folder beside it."""
-        return replacing_folder(final)
+    def opened(self, place: Path, final: Path) -> AbstractContextManager[OutputFolder]:
+        """A new folder."""
+        return new_folder(place, final)
 
     def write(
         self, output: OutputFolder, tensors: Sequence[OutputTensor], origin: Envelope, options: WriteOptions
@@ -120,7 +120,7 @@ class ShardedWriter(Writer[OutputFolder]):
         metadata["total_size"] = sum(spec.nbytes for spec in specs)
         if "total_parameters" in metadata:
             metadata["total_parameters"] = sum(spec.numel for spec in specs)
-        output.write_text(name, index_json(weight_map, metadata))
+        output.put(name, index_json(weight_map, metadata))
         written.files += (name,)
 
 
