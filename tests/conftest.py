@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.summary import pytest_sessionfinish as pytest_sessionfinish
 from tests.summary import pytest_terminal_summary as pytest_terminal_summary
 
 settings.register_profile("shared", deadline=None)
