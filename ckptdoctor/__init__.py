@@ -2,8 +2,8 @@
 
 The verbs, in the order in which they are used: `read_manifest` and `resolve_target` list what is there and what is wanted,
 `load_map` reads the rules, `make_plan` decides, `evaluate` judges, `execute` writes (`apply` does the same in memory),
-`verify` proves what was written, `render` shows. Importing this imports nothing else; each name is loaded when it is first
-used.
+`verify` proves what was written and `assert_loaded` what a model holds of it, `render` shows. Importing this imports nothing
+else; each name is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ckptdoctor.execution import apply, execute
     from ckptdoctor.integrations.modules import load_into
+    from ckptdoctor.integrations.proving import assert_loaded
     from ckptdoctor.keymap import KeyMap, Rule, load_map
     from ckptdoctor.model import Manifest, TensorSpec
     from ckptdoctor.ops import Op
@@ -43,6 +44,7 @@ __all__ = [
     "Verdict",
     "align",
     "apply",
+    "assert_loaded",
     "evaluate",
     "execute",
     "load_into",
@@ -59,6 +61,7 @@ __all__ = [
 _HOMES = {
     "execution": "apply execute",
     "integrations.modules": "load_into",
+    "integrations.proving": "assert_loaded",
     "keymap": "KeyMap Rule load_map",
     "model": "Manifest TensorSpec",
     "ops": "Op",

@@ -17,6 +17,7 @@
       PlanError                     .rule, .keys, .problems (several at once)
         KeyCollision  ShapeError  UnusedRule  UnknownTargetKey  IncompleteGroup  AmbiguousMatch  CountMismatch
       PolicyNotMet                  .verdict, .table: a checkpoint was to be loaded and would fill too little
+      WeightsNotLoaded              .problems: a model does not hold what its checkpoint was written with
       LogError                      .path: a log cannot be read, or holds nothing to judge
       OutputError                   exists, no space, not writable; nothing half-written is left
 
@@ -229,6 +230,26 @@ class PolicyNotMet(CkptDoctorError):
         super().__init__(f"{message}\n\n{table}", hint=hint)
         self.verdict = verdict
         self.table = table
+
+
+class WeightProblem(NamedTuple):
+    """What is wrong with one tensor of a model; `text` reads on after the key and a colon.
+
+    `kind` is `values`, `other` (those of another tensor), `dtype`, `shape`, `unreadable` (without values: on the meta device,
+    sparse, quantised), `missing` (the file does not have it) or `unexpected` (the model does not have it).
+    """
+
+    key: str
+    kind: str
+    text: str
+
+
+class WeightsNotLoaded(CkptDoctorError):
+    """A model does not hold the tensors of a receipt. `.problems` (WeightProblem) are all that is wrong, tensor by tensor."""
+
+    def __init__(self, message: str, *, problems: Sequence[WeightProblem], hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.problems = tuple(problems)
 
 
 class LogError(_PathError):

@@ -94,7 +94,11 @@ class TensorSpec(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where a manifest comes from. `reference` is what the user wrote, `kind` the format or the kind of target."""
+    """Where a manifest comes from. `reference` is what the user wrote, `kind` the format or the kind of target.
+
+    `dangerous` are the globals of a checkpoint that would do harm if it were unpickled; None where that is not known (a
+    manifest, a module).
+    """
 
     reference: str
     kind: str
@@ -103,6 +107,7 @@ class Origin(NamedTuple):
     stripped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     files: int = 1
+    dangerous: tuple[str, ...] | None = None
 
 
 class Manifest(Mapping[str, TensorSpec]):

@@ -14,7 +14,7 @@ from ckptdoctor.text import did_you_mean
 if TYPE_CHECKING:
     from ckptdoctor.patterns import Pattern
 
-FAIL_ON = ("mismatched", "dtype", "tied", "unexpected", "buffers")
+FAIL_ON = ("mismatched", "dtype", "tied", "unexpected", "buffers", "unsafe")
 
 
 class Limit(NamedTuple):
@@ -60,7 +60,8 @@ class Policy:
 
 
 class Finding(NamedTuple):
-    """The result of one check. `found` and `limit` count what `unit` says; `keys` are those that made it fail."""
+    """The result of one check. `found` and `limit` count what `unit` says; `keys` are those (globals, for `unsafe`) that made
+    it fail."""
 
     id: str
     found: int
@@ -133,7 +134,10 @@ def _matches(pattern: Pattern, key: str) -> bool:
 
 
 def evaluate(plan: Plan, policy: Policy) -> Verdict:
-    """Judge a plan. Every check of the policy gives a finding, passed or not."""
+    """Judge a plan. Every check of the policy gives a finding, passed or not.
+
+    Raises UsageError for `unsafe` where the source is no checkpoint: it does not say what that would run.
+    """
     allowed = {
         step.target.key for step in plan.steps if step.random and matches_any(policy.allow_random, step.target.key)
     }
@@ -179,11 +183,23 @@ def _tied(plan: Plan) -> Finding:
     return _finding("tied", [step for group in torn(plan) for step in group], "tensors")
 
 
+def _unsafe(plan: Plan) -> Finding:
+    """Globals that would do harm if the checkpoint were unpickled, as torch.load(weights_only=False) does."""
+    harm = plan.source.origin.dangerous
+    if harm is None:
+        raise UsageError(
+            f"{plan.source.origin.reference} does not say what the checkpoint would run if it were unpickled",
+            hint="give the checkpoint itself, or leave unsafe out of --fail-on",
+        )
+    return Finding("unsafe", len(harm), "0", not harm, "globals", harm)
+
+
 _CHECKS: dict[str, Callable[[Plan], Finding]] = {
     "mismatched": _mismatched,
     "dtype": _dtype,
     "tied": _tied,
     "buffers": _buffers,
+    "unsafe": _unsafe,
 }
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptdoctor.collector import collector_paused
-from ckptdoctor.danger import danger_of, dangerous
 from ckptdoctor.errors import NoStateDict
 from ckptdoctor.formats import open_checkpoint
 from ckptdoctor.formats.base import Checkpoint, Envelope, Place
 from ckptdoctor.model import Manifest, Origin
 from ckptdoctor.text import listing, plural, printable
 from ckptdoctor.wrappers import SelectionError, place_text, select
+
+if TYPE_CHECKING:
+    from ckptdoctor.unpickling import Exposure
 
 
 @collector_paused()
@@ -51,9 +53,17 @@ def open_source(path: str | os.PathLike[str], *, selected: str | None = None) ->
         raise
 
 
+class Description(NamedTuple):
+    """A checkpoint's manifest, facts about what else is in the file, and the globals that its pickles name."""
+
+    manifest: Manifest
+    facts: tuple[str, ...] = ()
+    globals: tuple[Exposure, ...] = ()
+
+
 @collector_paused()
-def describe(path: str | os.PathLike[str], *, selected: str | None = None) -> tuple[Manifest, tuple[str, ...]]:
-    """The manifest of a checkpoint, and facts about what else is in the file."""
+def describe(path: str | os.PathLike[str], *, selected: str | None = None) -> Description:
+    """What is in a checkpoint; raises CheckpointError."""
     with open_checkpoint(path) as checkpoint:
         manifest = _manifest(checkpoint, selected)
         place = find_weights(checkpoint, selected)
@@ -62,9 +72,23 @@ def describe(path: str | os.PathLike[str], *, selected: str | None = None) -> tu
             if other != place:
                 elsewhere[place_text(other[:1])] += tensors
         facts = [f"{plural(count, 'tensor')} more at {printable(name)}" for name, count in elsewhere.items()]
-        if unknown := [path for path in checkpoint.globals if danger_of(path) == "unknown"]:
-            facts.append(f"objects of other classes, kept unopened: {listing(unknown)}")
-        return manifest, tuple(facts)
+        return Description(manifest, tuple(facts), _exposures(checkpoint))
+
+
+def _exposures(checkpoint: Checkpoint) -> tuple[Exposure, ...]:
+    if not checkpoint.pickles:
+        return ()
+    from ckptdoctor.unpickling import exposures
+
+    return exposures(checkpoint.pickles)
+
+
+def _dangerous(checkpoint: Checkpoint) -> tuple[str, ...] | None:
+    if not checkpoint.pickles:
+        return () if checkpoint.has_data else None
+    from ckptdoctor.unpickling import dangerous_globals
+
+    return dangerous_globals(checkpoint.pickles)
 
 
 def find_weights(checkpoint: Checkpoint, selected: str | None) -> Place:
@@ -73,11 +97,8 @@ def find_weights(checkpoint: Checkpoint, selected: str | None) -> Place:
         return select(checkpoint.places, selected)
     except SelectionError as error:
         candidates = [place_text(place) for place in error.candidates]
-        named = (
-            f"; loading it would call {', '.join(checkpoint.globals[:5])}"
-            if not candidates and checkpoint.globals
-            else ""
-        )
+        globals_ = dict.fromkeys(name.path for pickle in checkpoint.pickles for name in pickle.globals)
+        named = f"; loading it would call {listing(globals_)}" if not candidates and globals_ else ""
         raise NoStateDict(
             f"{checkpoint.path}: {error}{named}", path=checkpoint.path, hint=error.hint, candidates=candidates
         ) from None
@@ -87,7 +108,7 @@ def _manifest(checkpoint: Checkpoint, selected: str | None) -> Manifest:
     place = find_weights(checkpoint, selected)
     notes = list(checkpoint.notes)
     notes += [f"{printable(key)} is no dense tensor; it is kept as it is" for key in checkpoint.others(place)]
-    if harm := dangerous(checkpoint.globals):
+    if harm := _dangerous(checkpoint):
         notes.append(f"{checkpoint.path} would call {listing(harm)} if it were unpickled; ckptdoctor never does that")
     origin = Origin(
         reference=str(checkpoint.path),
@@ -96,5 +117,6 @@ def _manifest(checkpoint: Checkpoint, selected: str | None) -> Manifest:
         selected=place_text(place) if place else None,
         notes=tuple(notes),
         files=len(checkpoint.files),
+        dangerous=harm,
     )
     return checkpoint.manifest(place).said_of(origin)

@@ -108,7 +108,16 @@ def align(source: Manifest, target: Manifest | None, strip: Sequence[str] | None
     return Aligned(stripped(source, (*EVERYWHERE, *ours)), stripped(target, (*EVERYWHERE, *theirs)))
 
 
-def _best_fronts(source: Manifest, target: Manifest) -> tuple[Place, Place]:
+def paired(ours: Collection[str], theirs: Collection[str]) -> tuple[list[str], list[str]]:
+    """The names of both sides as `align` has them, each in its order; two of one side may then be one."""
+    fronts = _best_fronts(ours, theirs)
+    first, second = (
+        _shortened(side, (*EVERYWHERE, *front)) for side, front in zip((ours, theirs), fronts, strict=True)
+    )
+    return first, second
+
+
+def _best_fronts(source: Collection[str], target: Collection[str]) -> tuple[Place, Place]:
     """What to take from the front of both sides, so that the most keys match; of the best the shortest."""
     plain = [{*_shortened(side, EVERYWHERE)} for side in (source, target)]
     if len(plain[0] & plain[1]) == min(len(source), len(target)) or _alike_in_front(plain):
@@ -116,6 +125,11 @@ def _best_fronts(source: Manifest, target: Manifest) -> tuple[Place, Place]:
     ours, theirs = map(_by_front, plain)
     pairs = sorted(product(ours, theirs), key=lambda pair: len(pair[0]) + len(pair[1]))
     return max(pairs, key=lambda pair: len(ours[pair[0]] & theirs[pair[1]]))
+
+
+def without_wrappers(keys: Collection[str]) -> list[str]:
+    """The keys without the segments that are never part of a model."""
+    return _shortened(keys, EVERYWHERE)
 
 
 def stripped(manifest: Manifest, segments: Sequence[str]) -> Manifest:

@@ -29,12 +29,12 @@ FLOORS = """
 errors model text lazy collector
 files strictjson patterns danger ops wrappers pickles
 initialisers
-strided archive keymap receipt
+strided archive keymap receipt unpickling
 formats
 source
 targets
 plan
-policy grouping optimizer
+policy grouping optimizer health
 execution
 verification triaging
 reports

@@ -74,10 +74,11 @@ def tensor(
     stride: Sequence[int] = (1,),
     metadata: bytes = b"",
     dtype: str = "",
+    sizes: bytes = b"",
 ) -> bytes:
     """A call of torch's `_rebuild_tensor_v2` (with a dtype: `_v3`); by default four floats that fill storage 0."""
-    sizes = [tuple_(*map(number, sizes)) for sizes in (shape, stride)]
-    arguments = [stored or storage(), number(offset), *sizes, b"\x89", call("collections.OrderedDict")]
+    sizes = sizes or tuple_(*map(number, shape)) + tuple_(*map(number, stride))
+    arguments = [stored or storage(), number(offset), sizes, b"\x89", call("collections.OrderedDict")]
     arguments += [global_(dtype)] if dtype else []
     return call(f"torch._utils._rebuild_tensor_v{3 if dtype else 2}", *arguments, *([metadata] if metadata else []))
 
@@ -101,6 +102,7 @@ class Record:
     local_size: int | None = None
     local_crc: int | None = None
     local_extra: int = 0
+    attributes: int = 0
     at: int | None = None
     gap: bytes = b""
 
@@ -126,7 +128,7 @@ def zip_bytes(
         if record.at is None:
             fields = (0, record.flags, method, 0, 0, local_crc, packed, local_size, len(local), record.local_extra)
             out += struct.pack("<4s5H3I2H", b"PK\x03\x04", *fields) + local + raw
-        fields = (0, 0, record.flags, method, 0, 0, crc, packed, size, len(name), 0, 0, 0, 0, 0, at)
+        fields = (0, 0, record.flags, method, 0, 0, crc, packed, size, len(name), 0, 0, 0, 0, record.attributes, at)
         directory += struct.pack("<4s6H3I5H2I", b"PK\x01\x02", *fields) + name
     end = (0, 0, count or entries, count or entries, len(directory), len(out), len(comment))
     return bytes(out + directory) + struct.pack("<4s4H2IH", b"PK\x05\x06", *end) + comment

@@ -9,10 +9,18 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.summary import pytest_sessionfinish as pytest_sessionfinish
 from tests.summary import pytest_terminal_summary as pytest_terminal_summary
 
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much the fuzzing of tests/security tries; a failure names the seed and the number of a mutant."""
+    group = parser.getgroup("fuzzing")
+    group.addoption("--mutants", type=int, default=10_000, metavar="N", help="mutants to try of each format")
+    group.addoption("--fuzz-seed", type=int, default=0, metavar="N", help="which mutants: other seeds, other files")
 
 
 @pytest.fixture(scope="module")

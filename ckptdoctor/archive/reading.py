@@ -12,10 +12,12 @@ from ckptdoctor.files import SourceFile
 _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR64 = struct.Struct("<4sIQI")
-_CENTRAL = struct.Struct("<4s4x2H4x3I3H8xI")  # versions, times and attributes mean nothing here
+_CENTRAL = struct.Struct("<4s4x2H4x3I3H4xII")  # versions and times mean nothing here
 _LOCAL = struct.Struct("<4s5H3I2H")
 _MAX32 = 0xFFFFFFFF
 _STORED, _DEFLATED = 0, 8
+_FOLDER = 0x10
+"""The attribute of a folder, from DOS."""
 MAX_METADATA = 1 << 30
 
 
@@ -147,13 +149,15 @@ def _entries(raw: bytes) -> Iterator[Entry]:
         if raw[at : at + 4] != b"PK\x01\x02" or at + _CENTRAL.size > len(raw):
             raise ArchiveError("the directory is damaged")
         fields = _CENTRAL.unpack_from(raw, at)
-        _, flags, method, crc, packed, size, name_length, extra_length, comment_length, header = fields
+        _, flags, method, crc, packed, size, name_length, extra_length, comment_length, attributes, header = fields
         names_at = at + _CENTRAL.size
         extra_at = names_at + name_length
         at = extra_at + extra_length + comment_length
         if _MAX32 in (size, packed, header):
             size, packed, header = _wide(raw[extra_at : extra_at + extra_length], size, packed, header)
         name = _name(raw[names_at:extra_at])
+        if (attributes & _FOLDER or name.endswith("/")) and (size or packed):
+            raise ArchiveError(f"the entry {name} is a folder with bytes in it")  # which torch does not read
         if flags & 1 or method not in (_STORED, _DEFLATED):
             raise ArchiveError(f"the entry {name} is encrypted or packed in an unusual way")
         yield Entry(name, header, size, packed, crc, method, flags, 0)

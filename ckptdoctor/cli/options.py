@@ -93,7 +93,9 @@ class PolicyOptions(NamedTuple):
     ] = None
     fail_on: Annotated[
         list[str] | None,
-        typer.Option("--fail-on", metavar="CHECKS", help="Also fail on: mismatched,dtype,tied,unexpected,buffers."),
+        typer.Option(
+            "--fail-on", metavar="CHECKS", help="Also fail on: mismatched,dtype,tied,unexpected,buffers,unsafe."
+        ),
     ] = None
 
 

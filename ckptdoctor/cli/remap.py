@@ -23,7 +23,7 @@ from ckptdoctor.cli.progress import byte_progress
 from ckptdoctor.cli.shown import next_command
 from ckptdoctor.config import Config
 from ckptdoctor.errors import UsageError
-from ckptdoctor.execution import Peak, execute, memory_peak
+from ckptdoctor.execution import Peak, check_harmless, execute, memory_peak
 from ckptdoctor.execution.outputs import Fill, check_filled, model_keys
 from ckptdoctor.files import once_in_place
 from ckptdoctor.formats import writer_for
@@ -54,6 +54,9 @@ class WriteChoices(NamedTuple):
     optimizer: Annotated[
         str, typer.Option("--optimizer", metavar="WHAT", help="Optimizer states: keep, follow (the map) or drop.")
     ] = "keep"
+    weights_only: Annotated[bool, typer.Option("--weights-only", help="Leave out everything around the weights.")] = (
+        False
+    )
     source_model: Annotated[
         str | None,
         typer.Option(
@@ -121,6 +124,8 @@ def _check(source: str, write: WriteChoices) -> None:
         raise UsageError(f"--optimizer {write.optimizer}: choose from keep, follow, drop")
     if write.source_model is not None and write.optimizer != "follow":
         raise UsageError("--source-model says whose optimizer states these are: it goes with --optimizer follow")
+    if write.weights_only and write.optimizer == "follow":
+        raise UsageError("--weights-only leaves optimizer states out: they cannot follow")
     if write.fill not in ("none", "init"):
         raise UsageError(f"--fill {write.fill}: choose from none, init")
     _bytes("--shard-size", write.shard_size)
@@ -148,6 +153,7 @@ def _peak(plan: Plan, write: WriteChoices) -> Peak | None:
             return None
         filled = plan.target.nbytes if write.fill == "init" or model_keys(plan) else 0
         to = writer_for(write.out or "", source.envelope.source.format, write.to)
+        check_harmless(plan, source, to, WriteOptions(weights_only=write.weights_only))
         peak = memory_peak(plan, source, at_once=to.at_once, filled=filled)
     peak.check(_bytes("--memory-limit", write.memory_limit))
     return peak
@@ -174,11 +180,12 @@ def _written(plan: Plan, out: Path, write: WriteChoices, request: Request, confi
         digests=not write.no_digests,
         drop_optimizer=write.optimizer == "drop",
         follow_optimizer=write.optimizer == "follow",
+        weights_only=write.weights_only,
         source_model=source_model(write.source_model, config),
         shard_size=_bytes("--shard-size", write.shard_size),
         link=write.link,
     )
-    total = plan.source.nbytes if options.drop_optimizer else plan.source.origin.nbytes
+    total = plan.source.nbytes if options.drop_optimizer or options.weights_only else plan.source.origin.nbytes
     with byte_progress(total, "writing", wanted=not quiet) as progress:
         return execute(
             plan,

@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 
 from ckptdoctor.errors import CheckpointError, UsageError
 from ckptdoctor.execution.outputs import Fill, computed, output_tensors
-from ckptdoctor.formats.base import Beside, Checkpoint, CopyOutput, OptimizerOutput, StateOutput, WriteOptions, Writer
+from ckptdoctor.formats.base import (
+    Beside,
+    Checkpoint,
+    CopyOutput,
+    OptimizerOutput,
+    StateOutput,
+    WriteOptions,
+    Writer,
+    unsafe_copy,
+)
 from ckptdoctor.formats.tensors import OutputTensor, StoredTensor
 from ckptdoctor.model import TensorSpec
 from ckptdoctor.optimizer import (
@@ -30,6 +39,7 @@ from ckptdoctor.pickles.tensors import TensorView
 from ckptdoctor.plan import Plan, Step, ops_of
 from ckptdoctor.source import OpenSource
 from ckptdoctor.text import listing
+from ckptdoctor.unpickling import dangerous_globals
 from ckptdoctor.wrappers import place_text
 
 
@@ -56,6 +66,8 @@ def what_follows(
     for them.
     """
     graph, place = source.envelope
+    if options.weights_only:
+        return Following(notes=("everything around the weights was left out",) if graph.has_envelope else ())
     if options.follow_optimizer and not writer.keeps_envelope:
         raise UsageError(
             f"{writer.name} has no place for optimizer states: they cannot follow",
@@ -200,6 +212,18 @@ def _names_old_keys(plan: Plan, source: OpenSource) -> bool:
         return isinstance(graph, TensorGraph) and any(each.named for each in read_optimizers(graph, place))
     except OptimizerProblem:
         return False
+
+
+def check_harmless(plan: Plan, source: OpenSource, writer: Writer[Any], options: WriteOptions) -> None:
+    """Raise UnsafeCheckpoint where the output would hold what does harm when it is unpickled.
+
+    A map may drop it: then this is seen when the pickle of the output is made.
+    """
+    graph = source.envelope.source
+    if plan.source.origin.dangerous and isinstance(graph, TensorGraph) and writer.keeps_envelope:
+        harm = dangerous_globals([graph.pickle])
+        if harm and not options.weights_only and not any(each.envelope for each in plan.maps):
+            raise unsafe_copy(graph.path, harm)
 
 
 def keeps_parameter_order(plan: Plan) -> bool:

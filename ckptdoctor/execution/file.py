@@ -13,7 +13,7 @@ from typing import Any
 
 from ckptdoctor.collector import collector_paused
 from ckptdoctor.errors import CorruptCheckpoint, OutputError, PlanError, UsageError
-from ckptdoctor.execution.beside import what_follows
+from ckptdoctor.execution.beside import check_harmless, what_follows
 from ckptdoctor.execution.outputs import Fill, check_filled, output_keys, output_tensors, stored_weights
 from ckptdoctor.execution.provenance import make_receipt
 from ckptdoctor.files import check_rewritable, same_file, staged
@@ -60,6 +60,7 @@ def execute(
         final = writer.destination(output, overwrite=overwrite)
         check_rewritable(receipt_path(final), RECEIPT_BEGINS)
         _check_source(plan, source, final)
+        check_harmless(plan, source, writer, options)
         names = output_keys(plan, unwrap=unwrap, fill=fill)
         following = what_follows(plan, source, writer, options, names, unwrap=unwrap, fill=fill)
         tensors = output_tensors(plan, source, stored_weights(plan, source), names, fill)
@@ -123,6 +124,12 @@ def _check_written(
 def _check_envelope(options: WriteOptions, source: OpenSource, writer: Writer[Any]) -> None:
     """A map that edits what stands around the weights needs a source and an output that have such a thing."""
     for edit in options.envelope_edits[:1]:
+        if options.weights_only:
+            raise PlanError(
+                "the map edits what stands around the weights, which --weights-only leaves out",
+                rule=edit.location,
+                hint="take envelope out of the map",
+            )
         if not source.envelope.source.has_envelope or not writer.keeps_envelope:
             without = writer.name if source.envelope.source.has_envelope else source.envelope.source.format
             raise PlanError(

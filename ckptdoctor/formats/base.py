@@ -7,20 +7,22 @@ from __future__ import annotations
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
-from ckptdoctor.errors import CheckpointError
+from ckptdoctor.errors import CheckpointError, UnsafeCheckpoint
 from ckptdoctor.files import OutputFile, OutputFolder, Progress, SourceFile, check_output, new_file, unnoticed
 from ckptdoctor.formats.tensors import OutputTensor, StoredTensor, checksum_error
 from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.strided import gather
+from ckptdoctor.text import listing
 
 if TYPE_CHECKING:
     from ckptdoctor.keymap import EnvelopeEdit
+    from ckptdoctor.pickles.parse import Pickle
     from ckptdoctor.pickles.tensors import TensorView
 
 Place: TypeAlias = tuple[str, ...]
@@ -89,12 +91,14 @@ class Beside(NamedTuple):
 class WriteOptions(NamedTuple):
     """How to write: with digests or not, what becomes of the optimizer states and of the envelope, who hears of progress.
 
-    Optimizer states stay as they are, unless they are dropped or follow the plan; `source_model` then says order and kinds
-    of the source's parameters. `execute` fills in `envelope_edits` and `beside`.
+    With `weights_only` everything around the weights is left out, and they stand where they stood. Optimizer states stay as
+    they are, unless they are dropped or follow the plan; `source_model` then says order and kinds of the source's
+    parameters. `execute` fills in `envelope_edits` and `beside`.
     """
 
     digests: bool = True
     drop_optimizer: bool = False
+    weights_only: bool = False
     progress: Progress = unnoticed
     envelope_edits: tuple[EnvelopeEdit, ...] = ()
     follow_optimizer: bool = False
@@ -112,7 +116,6 @@ class Checkpoint(ABC):
     has_envelope: ClassVar[bool] = False
     places: Mapping[Place, int]
     metadata: Mapping[str, str]
-    globals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """What whoever reads it should know."""
 
@@ -126,6 +129,11 @@ class Checkpoint(ABC):
     def parts(self) -> Sequence[Checkpoint]:
         """The checkpoints that this one consists of, one a file."""
         return [self]
+
+    @property
+    def pickles(self) -> Sequence[Pickle]:
+        """The pickles in it, parsed."""
+        return ()
 
     @property
     def nbytes(self) -> int:
@@ -267,6 +275,15 @@ class FileWriter(Writer[OutputFile]):
     def opened(self, place: Path, final: Path) -> AbstractContextManager[OutputFile]:
         """A new file."""
         return new_file(place, final)
+
+
+def unsafe_copy(path: str | os.PathLike[str], harm: Iterable[str]) -> UnsafeCheckpoint:
+    """The error for an output that would hold what does harm when it is unpickled."""
+    return UnsafeCheckpoint(
+        f"{path} would call {listing(harm)} if it were unpickled, and so would a copy of what is in it",
+        path=path,
+        hint="inspect says where; --weights-only leaves it out, and so does a map that drops it (envelope: {drop: ...})",
+    )
 
 
 def no_data(checkpoint: Checkpoint) -> CheckpointError:

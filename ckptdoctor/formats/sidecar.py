@@ -17,6 +17,8 @@ def keep_envelope(written: Written, name: str, origin: Envelope, options: WriteO
     from ckptdoctor.pickles.plain import plain, summary
 
     source, place = origin
+    if options.weights_only:
+        return
     if not isinstance(source, TensorGraph):
         written.notes.append(f"{name} holds tensors only: the rest of the checkpoint was left out")
         return

@@ -30,7 +30,7 @@ class Filling:
     def __init__(self, plan: Plan, module: nn.Module) -> None:
         self.plan = plan
         self._slots = _slots(module)
-        entries = _entries(module)
+        entries = entries_of(module)
         self._live = {step.target.key: entries[step.target.stored_key] for step in plan.steps if step.has_values}
         self._made: dict[str, Tensor] = {}
         self._new: dict[int, Tensor] = {}
@@ -102,7 +102,8 @@ def _allocated(live: Tensor) -> Tensor:
     return torch.empty_like(live, device="cpu")
 
 
-def _entries(module: nn.Module) -> Mapping[str, Tensor]:
+def entries_of(module: nn.Module) -> Mapping[str, Tensor]:
+    """The module's state dict with its own tensors."""
     try:
         return module.state_dict(keep_vars=True)
     except TypeError:  # an override without the argument gives detached tensors, which share the module's memory

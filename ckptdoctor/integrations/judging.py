@@ -41,13 +41,14 @@ def policy_of(
     return make_policy(
         max_random=None if max_random is None else str(max_random),
         max_unexpected=None if max_unexpected is None else str(max_unexpected),
-        allow_random=_several(allow_random),
-        allow_unexpected=_several(allow_unexpected),
+        allow_random=several(allow_random),
+        allow_unexpected=several(allow_unexpected),
         fail_on=[*(fail_on.split(",") if isinstance(fail_on, str) else fail_on), "mismatched", "unexpected"],
     )
 
 
-def _several(texts: str | Iterable[str]) -> Iterable[str]:
+def several(texts: str | Iterable[str]) -> Iterable[str]:
+    """The texts, of which one may stand alone."""
     return (texts,) if isinstance(texts, str) else texts
 
 
@@ -62,7 +63,7 @@ def judged(
     """The verdict on what the maps make of the source. `strip` wins over what the maps say. Raises PlanError."""
     if strip is None:
         strip = next((key_map.strip for key_map in maps if key_map.strip is not None), None)
-    aligned = align(source, target, list(_several(strip)) if strip is not None else None)
+    aligned = align(source, target, list(several(strip)) if strip is not None else None)
     assert aligned.target is not None
     return evaluate(make_plan(aligned.source, aligned.target, maps), policy)
 

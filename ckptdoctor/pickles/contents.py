@@ -7,12 +7,19 @@ storage are (`record`). Nothing here reads a file.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.pickles.machine import PickleError
 from ckptdoctor.pickles.nodes import CallNode, DictNode, Node, mapping_pairs
-from ckptdoctor.pickles.optimizers import OPTIMIZER_KEYS, Way, holds_states, items_of, optimizers_in
+from ckptdoctor.pickles.optimizers import (
+    OPTIMIZER_KEYS,
+    Way,
+    holds_states,
+    is_name,
+    items_of,
+    optimizers_in,
+)
 from ckptdoctor.pickles.parse import Pickle
 from ckptdoctor.pickles.tensors import StorageNode, TensorView, view_of
 
@@ -33,8 +40,16 @@ class TensorGraph:
         """Take up a parsed pickle and its storages, which are checked already; raises PickleError for a bad tensor."""
         self.pickle, self.storages = pickle, storages
         self.views = checked_views(pickle)
-        self.nodes = dict(tensor_mappings(pickle.root, self.views))
+        found = list(tensor_mappings(pickle.root, self.views))
+        self.nodes = dict(found)
+        if len(self.nodes) != len(found):
+            raise PickleError("a text and a number that look alike are keys of one mapping")
         self._listed: dict[Way, Manifest] = {}
+
+    @property
+    def pickles(self) -> Sequence[Pickle]:
+        """The one that holds the tensors, and any other that unpickling the file would read."""
+        return [self.pickle]
 
     @abstractmethod
     def record(self, key: str) -> tuple[int, int, int]:
@@ -50,9 +65,8 @@ class TensorGraph:
         return isinstance(key, str) and id(value) in self.views
 
     def listed(self, place: Way) -> Manifest:
-        """The tensors at a place; those that are the same view of one storage are tied. A doubled key is a PickleError."""
+        """The tensors at a place; those that are the same view of one storage are tied."""
         if place not in self._listed:
-            _check_distinct(mapping_pairs(self.nodes[place]) or [])
             self._listed[place] = Manifest(_specs(self.pairs(place)))
         return self._listed[place]
 
@@ -101,9 +115,7 @@ class TensorGraph:
 
 def child(node: Node, name: str) -> Node:
     """What stands under a name in a mapping, or at a number in a list; the names of a place are known to be there."""
-    pairs = items_of(node) or []
-    number = int(name) if name.isdecimal() and len(name) < 20 else None
-    return next(value for key, value in pairs if isinstance(key, str | int) and key in (name, number))
+    return next(value for key, value in items_of(node) or [] if is_name(key) and str(key) == name)
 
 
 def checked_views(pickle: Pickle) -> dict[int, TensorView]:
@@ -119,7 +131,10 @@ def checked_views(pickle: Pickle) -> dict[int, TensorView]:
 
 
 def tensor_mappings(root: Node, views: Mapping[int, TensorView]) -> Iterator[tuple[Way, Node]]:
-    """Every mapping that directly holds tensors under text keys, from the root down through mappings and lists."""
+    """Every mapping that directly holds tensors under text keys, from the root down through mappings and lists.
+
+    A doubled key in any mapping on the way is a PickleError.
+    """
     work: list[tuple[Way, Node]] = [((), root)]
     seen: set[int] = set()
     while work:
@@ -128,31 +143,40 @@ def tensor_mappings(root: Node, views: Mapping[int, TensorView]) -> Iterator[tup
             continue
         seen.add(id(node))
         pairs = items_of(node) or []
+        _check_distinct(pairs if type(node) in (DictNode, CallNode) else [])
         if any(isinstance(key, str) and id(value) in views for key, value in pairs):
             yield place, node
         work += [
             ((*place, str(key)), value)
             for key, value in (reversed(pairs) if len(place) < MAX_DEPTH else ())
-            if type(value) in (DictNode, CallNode, list, tuple) and id(value) not in views and _is_name(key)
+            if type(value) in (DictNode, CallNode, list, tuple) and id(value) not in views and is_name(key)
         ]
-
-
-def _is_name(key: Node) -> bool:
-    return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64)
 
 
 def _name_of(key: Node) -> str:
     """A key for people; one that is no name may be anything, also something that is endless to print."""
-    return str(key) if _is_name(key) else f"an entry under a {type(key).__name__}"
+    return str(key) if is_name(key) else f"an entry under a {type(key).__name__}"
 
 
 def _check_distinct(pairs: list[tuple[Node, Node]]) -> None:
-    seen: set[str] = set()
+    """No text and no number stands twice: the last would count when it is loaded, and the first for who looks for it.
+
+    1, 1.0 and True are one key.
+    """
+    if len(pairs) == len({key for key, _ in pairs if type(key) is str}):
+        return
+    texts, numbers = set[str](), set[str]()  # as texts, numbers cannot be made to collide
     for key, _ in pairs:
-        if isinstance(key, str):
-            if key in seen:
-                raise PickleError(f"the key {key!r} stands twice in one mapping")
-            seen.add(key)
+        seen, name = (texts, key) if isinstance(key, str) else (numbers, _number(key))
+        if name is not None:
+            if name in seen:
+                raise PickleError(f"the key {name!r} stands twice in one mapping")
+            seen.add(name)
+
+
+def _number(key: Node) -> str | None:
+    whole = isinstance(key, int) or (isinstance(key, float) and key.is_integer())
+    return str(int(key)) if whole and abs(key) < 1 << 64 else None
 
 
 def _specs(pairs: list[tuple[str, TensorView]]) -> Iterator[TensorSpec]:

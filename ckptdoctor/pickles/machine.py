@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn
 
-from ckptdoctor.pickles.nodes import CallNode, GlobalNode, Node, PersistentNode
+from ckptdoctor.pickles.nodes import CallNode, GlobalName, GlobalNode, Node, PersistentNode
 
 MAX_OPCODES = 20_000_000
 
@@ -17,17 +17,20 @@ class PickleError(ValueError):
 class Machine:
     """The state of a run: the stack since the last mark, the stacks below it, the memo."""
 
-    __slots__ = ("calls", "data", "globals", "marks", "memo", "persistent", "protocol", "running", "stack")
+    __slots__ = (
+        *("calls", "data", "discards", "globals", "marks", "memo", "persistent", "protocol", "running", "stack"),
+    )
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.stack: list[Node] = []
         self.marks: list[list[Node]] = []
         self.memo: dict[int, Node] = {}
-        self.globals: dict[str, None] = {}
+        self.globals: dict[str, GlobalName] = {}
         self.calls: list[CallNode] = []
         self.persistent: list[PersistentNode] = []
         self.protocol = 0
+        self.discards = False
         self.running = True
 
     def complaint(self, error: Exception, at: int) -> str:
@@ -55,10 +58,10 @@ class Machine:
         self.calls.append(node)
         return node
 
-    def name(self, module: str, name: str) -> GlobalNode:
-        """A node for a global; remembered for the list of what the stream names."""
+    def name(self, module: str, name: str, at: int) -> GlobalNode:
+        """A node for a global that is named at byte `at`; remembered for the list of what the stream names."""
         node = GlobalNode(module, name)
-        self.globals[node.path] = None
+        self.globals.setdefault(node.path, GlobalName(module, name, at))
         return node
 
 

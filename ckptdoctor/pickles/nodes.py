@@ -4,7 +4,7 @@ content, so a hostile key cannot make a dictionary slow, and a cycle cannot make
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 Node: TypeAlias = Any
 """A plain value or an inert node."""
@@ -36,6 +36,19 @@ class GlobalNode:
 
     def __repr__(self) -> str:
         return f"<global {self.path}>"
+
+
+class GlobalName(NamedTuple):
+    """A global that a stream names, and at which byte it does so first."""
+
+    module: str
+    name: str
+    at: int
+
+    @property
+    def path(self) -> str:
+        """`module.name`, for tables and messages."""
+        return f"{self.module}.{self.name}"
 
 
 class ExtensionNode:
@@ -111,10 +124,14 @@ def mapping_pairs(node: Node) -> list[tuple[Node, Node]] | None:
     return None
 
 
-def _ordered_pairs(node: CallNode) -> list[tuple[Node, Node]]:
-    pairs: list[tuple[Node, Node]] = []
-    if node.arguments and isinstance(node.arguments[0], list):  # protocols 0 and 1: OrderedDict([[key, value], ...])
-        pairs += [(item[0], item[1]) for item in node.arguments[0] if isinstance(item, list | tuple) and len(item) == 2]
+def _ordered_pairs(node: CallNode) -> list[tuple[Node, Node]] | None:
+    first = node.arguments[0] if node.arguments and node.how not in ("newobj", "newobj_ex") else ()
+    if isinstance(first, list | tuple):  # protocols 0 and 1: OrderedDict([[key, value], ...])
+        pairs = [(item[0], item[1]) for item in first if isinstance(item, list | tuple) and len(item) == 2]
+    elif type(first) is DictNode:
+        pairs = list(first.pairs)
+    else:
+        return None
     for what, payload in node.edits:
         if what == "setitems":
             pairs += payload

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ckptdoctor.pickles.machine import Handler, Machine, fail
-from ckptdoctor.pickles.nodes import CallNode, DictNode, ExtensionNode, Node, PersistentNode, SetNode
+from ckptdoctor.pickles.nodes import CallNode, DictNode, ExtensionNode, GlobalNode, Node, PersistentNode, SetNode
 from ckptdoctor.pickles.values import text
+
+_READ_AT_ONCE = ("OrderedDict", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
 
 
 def mark(m: Machine, at: int) -> int:
@@ -126,17 +128,17 @@ def additems(m: Machine, at: int) -> int:
 
 
 def global_(m: Machine, at: int) -> int:
-    module, at = m.line(at)
-    name, at = m.line(at)
-    m.stack.append(m.name(text(module), text(name)))
-    return at
+    module, end = m.line(at)
+    name, end = m.line(end)
+    m.stack.append(m.name(text(module), text(name), at - 1))
+    return end
 
 
 def stack_global(m: Machine, at: int) -> int:
     name, module = m.stack.pop(), m.stack.pop()
     if not isinstance(name, str) or not isinstance(module, str):
         fail("a global whose name is no text")
-    m.stack.append(m.name(module, name))
+    m.stack.append(m.name(module, name, at - 1))
     return at
 
 
@@ -145,7 +147,7 @@ def extension(layout: str) -> Handler:
 
     def push(m: Machine, at: int) -> int:
         code = unpack(m.data, at)[0]
-        m.globals[f"copyreg extension {code}"] = None
+        m.name("copyreg", f"extension {code}", at - 1)
         m.stack.append(ExtensionNode(code))
         return at + size
 
@@ -157,9 +159,26 @@ def reduce(m: Machine, at: int) -> int:
     arguments = stack.pop()
     if not isinstance(arguments, tuple):
         fail("a call whose arguments are no tuple")
+    if arguments and (type(arguments[-1]) in (list, DictNode) or len(arguments) == 4):
+        arguments = _settled(stack[-1], arguments)
     call = stack[-1] = CallNode("reduce", stack[-1], arguments)
     m.calls.append(call)
     return at
+
+
+def _settled(function: Node, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a call that is read as a tensor or a mapping, as they are now: what a stream adds to a list or a dict
+    later comes too late for the call. Those that can be so are the only or the last one, or in the third of four."""
+    name = function.name if type(function) is GlobalNode else ""
+    if name == "_rebuild_from_type_v2" and len(arguments) == 4 and isinstance(arguments[2], tuple):
+        return (*arguments[:2], tuple(map(_copied, arguments[2])), arguments[3])
+    return (*arguments[:-1], _copied(arguments[-1])) if name in _READ_AT_ONCE else arguments
+
+
+def _copied(node: Node) -> Node:
+    if type(node) is DictNode:
+        return DictNode(list(node.pairs))
+    return [list(item) if type(item) is list else item for item in node] if type(node) is list else node
 
 
 def newobj(m: Machine, at: int) -> int:
@@ -179,11 +198,11 @@ def newobj_ex(m: Machine, at: int) -> int:
 
 
 def inst(m: Machine, at: int) -> int:
-    module, at = m.line(at)
-    name, at = m.line(at)
+    module, end = m.line(at)
+    name, end = m.line(end)
     arguments = tuple(m.since_mark())
-    m.stack.append(m.call(CallNode("inst", m.name(text(module), text(name)), arguments)))
-    return at
+    m.stack.append(m.call(CallNode("inst", m.name(text(module), text(name), at - 1), arguments)))
+    return end
 
 
 def obj(m: Machine, at: int) -> int:

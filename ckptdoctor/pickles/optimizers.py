@@ -47,8 +47,13 @@ def containers(root: Node, passed_over: Node = None) -> Iterator[tuple[Way, Node
         work += [
             ((*way, str(key)), value)
             for key, value in (reversed(items) if len(way) < _DEEPEST else ())
-            if type(value) in (DictNode, CallNode, list, tuple) and isinstance(key, str | int)
+            if type(value) in (DictNode, CallNode, list, tuple) and is_name(key)
         ]
+
+
+def is_name(key: Node) -> bool:
+    """Whether a key can be a part of a way: a text, or a number that it does not take long to write."""
+    return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64)
 
 
 def optimizers_in(root: Node, weights: Node = None) -> Iterator[tuple[Way, Node]]:

@@ -13,7 +13,16 @@ from typing import NamedTuple
 from ckptdoctor.pickles import objects as o
 from ckptdoctor.pickles import values as v
 from ckptdoctor.pickles.machine import MAX_OPCODES, Handler, Machine, PickleError
-from ckptdoctor.pickles.nodes import ByteString, CallNode, DictNode, FrozenSetNode, Node, PersistentNode, SetNode
+from ckptdoctor.pickles.nodes import (
+    ByteString,
+    CallNode,
+    DictNode,
+    FrozenSetNode,
+    GlobalName,
+    Node,
+    PersistentNode,
+    SetNode,
+)
 
 _OPCODES: dict[bytes, Handler] = {
     b"N": v.constant(None), b"\x88": v.constant(True), b"\x89": v.constant(False), b")": v.constant(()),
@@ -47,23 +56,25 @@ class Pickle(NamedTuple):
     """A parsed stream: the graph, its protocol, and where it ended.
 
     Also all that the stream names (`globals`), would call (`calls`) and refers to outside of it (`persistent`), in order of
-    appearance. These come from the opcodes: what a stream makes and throws away again is in them too.
+    appearance. These come from the opcodes: what a stream makes and throws away again is in them too; `discards` says
+    whether it throws anything away.
     """
 
     root: Node
     protocol: int
     end: int
-    globals: tuple[str, ...]
+    globals: tuple[GlobalName, ...]
     calls: tuple[CallNode, ...]
     persistent: tuple[PersistentNode, ...]
+    discards: bool
 
 
 def parse(data: bytes, start: int = 0, *, table: list[Handler] | None = None) -> Pickle:
     """Parse one pickle that begins at `start`; raises PickleError where it is malformed or too large."""
     machine = Machine(data)
     end = run(machine, start, table or HANDLERS)
-    seen = tuple(machine.globals), tuple(machine.calls), tuple(machine.persistent)
-    return Pickle(machine.stack[0], machine.protocol, end, *seen)
+    seen = tuple(machine.globals.values()), tuple(machine.calls), tuple(machine.persistent)
+    return Pickle(machine.stack[0], machine.protocol, end, *seen, machine.discards)
 
 
 def run(m: Machine, at: int, table: list[Handler]) -> int:

@@ -37,7 +37,11 @@ _OPAQUE_STORAGES = {
 """Storages of quantized tensors, which are not read: bytes of one element."""
 _DTYPE_STORAGES = {dtype: name for name, dtype in _STORAGE_DTYPES.items()}
 _TOO_LARGE = 1 << 63
-_PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
+_ARGUMENTS = {"_rebuild_tensor": (4,), "_rebuild_tensor_v2": (6, 7), "_rebuild_tensor_v3": (7, 8)}
+"""How many arguments torch's functions take; the last of the longer rows are flags (`conj`, `neg`)."""
+_PARAMETERS = {"_rebuild_parameter": 3, "_rebuild_parameter_with_state": 4}
+_VALUES = ("data", "real", "imag")
+"""Attributes of a tensor that can be set, and are its values."""
 
 
 class StorageNode(NamedTuple):
@@ -68,31 +72,53 @@ def view_of(node: Node) -> TensorView | None:
     """
     if type(node) is not CallNode or type(node.function) is not GlobalNode:
         return None
-    function, arguments = node.function, node.arguments
+    view = _called_view(node.function, node.arguments)
+    if view is not None and node.edits:
+        raise PickleError("a tensor that is changed after it is made")
+    return view
+
+
+def _called_view(function: GlobalNode, arguments: Any) -> TensorView | None:
     if function.module != "torch._utils":
         attributed = function.module == "torch._tensor" and function.name == "_rebuild_from_type_v2"
         return _attributed_view(arguments) if attributed else None
     if function.name in _PARAMETERS:
-        inner = arguments[0] if arguments else None
+        inner = arguments[0] if len(arguments) == _PARAMETERS[function.name] else None
         view = _dense_view(inner.function, inner.arguments) if type(inner) is CallNode else None
+        if view is not None and len(arguments) > 3:
+            _check_attributes(arguments[3])
         return None if view is None else view._replace(parameter=True)
     return _dense_view(function, arguments)
 
 
 def _attributed_view(arguments: tuple[Any, ...]) -> TensorView | None:
     """A tensor that had attributes when it was saved (an nn.Buffer has): how it is made, its type, the arguments, these."""
-    made = len(arguments) >= 3 and type(arguments[1]) is GlobalNode and isinstance(arguments[2], tuple)
-    return _dense_view(arguments[0], arguments[2]) if made and arguments[1].path == "torch.Tensor" else None
+    if len(arguments) != 4 or type(arguments[1]) is not GlobalNode or not isinstance(arguments[2], tuple):
+        return None
+    view = _dense_view(arguments[0], arguments[2]) if arguments[1].path == "torch.Tensor" else None
+    if view is not None:
+        _check_attributes(arguments[3])
+    return view
+
+
+def _check_attributes(state: Node) -> None:
+    """Attributes that torch sets on a tensor once it is made: a dict, and one of slots; some would give it other values."""
+    for part in state if isinstance(state, tuple) else (state,):
+        pairs = [] if part is None else mapping_pairs(part)
+        if pairs is None or any(_word(key) in _VALUES for key, _ in pairs):
+            raise PickleError("a tensor whose attributes would change its values")
 
 
 def _dense_view(function: Node, arguments: tuple[Any, ...]) -> TensorView | None:
     if type(function) is not GlobalNode or function.module != "torch._utils":
         return None
-    if function.name in ("_rebuild_tensor", "_rebuild_tensor_v2") and len(arguments) >= 4:
-        return _view(arguments, None, arguments[6] if len(arguments) > 6 else None)
-    if function.name == "_rebuild_tensor_v3" and len(arguments) >= 7:
+    if function.name not in _ARGUMENTS:
+        return None
+    if len(arguments) not in _ARGUMENTS[function.name]:
+        raise PickleError(f"a tensor made of {len(arguments)} arguments")
+    if function.name == "_rebuild_tensor_v3":
         return _view(arguments, _named_dtype(arguments[6]), arguments[7] if len(arguments) > 7 else None)
-    return None
+    return _view(arguments, None, arguments[6] if len(arguments) > 6 else None)
 
 
 def storage_of(node: Node) -> StorageNode | None:
@@ -158,7 +184,7 @@ def _named_dtype(node: Node) -> DType:
 def _sizes(node: Node, what: str) -> tuple[int, ...]:
     if type(node) is CallNode and node.is_call_of("torch", "Size") and node.arguments:
         node = node.arguments[0]
-    if not isinstance(node, tuple | list):
+    if not isinstance(node, tuple):  # a list could have become another one since
         raise PickleError(f"a tensor whose {what} is no tuple")
     for size in node:
         if type(size) is not int or not 0 <= size < _TOO_LARGE:
@@ -173,8 +199,10 @@ def _count(value: Node, what: str) -> int:
 
 
 def _flag(metadata: Node, name: str) -> bool:
-    pairs = mapping_pairs(metadata) or []
-    return any(_word(key) == name and value is True for key, value in pairs)
+    pairs = mapping_pairs(metadata)
+    if pairs is None or not all(value is True for _, value in pairs):  # any other value means True to torch, too
+        raise PickleError("a tensor whose metadata are no flags")
+    return any(_word(key) == name for key, _ in pairs)
 
 
 def _word(node: Node) -> str | None:

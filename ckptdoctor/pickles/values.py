@@ -86,6 +86,7 @@ def raw_unicode(raw: bytes) -> str:
 
 
 def pop(m: Machine, at: int) -> int:
+    m.discards = True
     if m.stack:
         m.stack.pop()
     else:  # POP on an empty stack takes the mark itself
@@ -94,6 +95,7 @@ def pop(m: Machine, at: int) -> int:
 
 
 def pop_mark(m: Machine, at: int) -> int:
+    m.discards = True
     m.since_mark()
     return at
 

@@ -36,9 +36,7 @@ def comparison_page(comparison: Comparison) -> Page:
     if verdict is not None:
         tables.append(_checks_table(verdict))
     passed = verdict is None or verdict.passed
-    sentence = _sentence(plan)
-    if verdict is not None:
-        sentence = ("passed: " if passed else "failed: ") + sentence
+    sentence = _sentence(plan) if verdict is None else f"{_judgement(verdict)}: {_sentence(plan)}"
     return Page(
         title=f"{_title(plan.source)} -> {_title(plan.target)}",
         facts=(*_facts(plan), *comparison.facts),
@@ -49,6 +47,12 @@ def comparison_page(comparison: Comparison) -> Page:
         details=partial(_details, plan),
         data=partial(_data, comparison),
     )
+
+
+def _judgement(verdict: Verdict) -> str:
+    """Passed or failed, and of what the sentence does not speak by itself."""
+    others = [each.id for each in verdict.findings if not each.passed and each.id not in ("random", "max-random")]
+    return "passed" if verdict.passed else f"failed ({', '.join(others)})" if others else "failed"
 
 
 def plan_page(plan: Plan) -> Page:

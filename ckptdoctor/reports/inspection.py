@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptdoctor import __version__
 from ckptdoctor.grouping import labels
 from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.reports.base import Column, Page, Row, Table
 from ckptdoctor.reports.data import source_data, target_data
-from ckptdoctor.text import bytes_text, plural, shape_text
+from ckptdoctor.reports.health import health_data, health_tables, health_warnings, health_words
+from ckptdoctor.text import bytes_text, listing, plural, shape_text
+
+if TYPE_CHECKING:
+    from ckptdoctor.health import Health
+    from ckptdoctor.unpickling import Exposure
 
 SCHEMA = "ckptdoctor/inspection/1"
 _COLUMNS = (
@@ -25,24 +30,31 @@ _COLUMNS = (
 
 
 class Inspection(NamedTuple):
-    """A manifest to be shown; `is_target` says on which side it stands, `facts` are further lines about the file."""
+    """A manifest to be shown; `is_target` says on which side it stands, `facts` are further lines about the file, `globals`
+    what its pickles name, and `health` is what reading the values told, if they were read."""
 
     manifest: Manifest
     is_target: bool = False
     facts: tuple[str, ...] = ()
     every_key: bool = False
+    globals: tuple[Exposure, ...] = ()
+    health: Health | None = None
 
 
 def inspection_page(inspection: Inspection) -> Page:
     """The page of a checkpoint or a target."""
-    manifest = inspection.manifest
+    manifest, health = inspection.manifest, inspection.health
     files = f", {manifest.origin.files:,} files" if manifest.origin.files > 1 else ""
     return Page(
         title=f"{manifest.origin.reference} ({manifest.origin.kind}{files})",
         facts=(*_facts(manifest), *inspection.facts),
-        tables=(_table(manifest, inspection.every_key),),
-        sentence=_sentence(manifest),
-        warnings=manifest.origin.notes,
+        tables=(
+            _table(manifest, inspection.every_key),
+            *_globals_tables(inspection.globals),
+            *(health_tables(health, manifest, every_key=inspection.every_key) if health else ()),
+        ),
+        sentence=_sentence(manifest) + (f"; {health_words(health, manifest)}" if health else ""),
+        warnings=(*manifest.origin.notes, *(health_warnings(health, manifest) if health else ())),
         details=partial(_details, manifest),
         data=partial(_data, inspection),
     )
@@ -87,6 +99,21 @@ def _row(text: str, spec: TensorSpec, count: int) -> Row:
     return Row((text, shape_text(spec.shape), spec.dtype.name, spec.kind, f"{count:,}", parameters))
 
 
+def _globals_tables(globals_: Sequence[Exposure]) -> tuple[Table, ...]:
+    """What unpickling the file would call: a row for each global, and one for all that are inert."""
+    if not globals_:
+        return ()
+    columns = (Column("CLASS"), Column("GLOBAL", fold=True), Column("WHERE", fold=True))
+    rows = [
+        Row((each.danger, each.global_name, listing(each.places, 3)), "bad" if each.danger == "dangerous" else "plain")
+        for each in globals_
+        if each.danger != "inert"
+    ]
+    if inert := [each.global_name for each in globals_ if each.danger == "inert"]:
+        rows.append(Row(("inert", ", ".join(inert), "")))
+    return (Table(columns, tuple(rows), "Unpickling it would call (ckptdoctor does not):"),)
+
+
 def _data(inspection: Inspection) -> dict[str, Any]:
     manifest = inspection.manifest
     side = target_data(manifest) if inspection.is_target else source_data(manifest)
@@ -103,4 +130,10 @@ def _data(inspection: Inspection) -> dict[str, Any]:
         for spec in manifest.values()
     ]
     name = "target" if inspection.is_target else "source"
-    return {"schema": SCHEMA, "tool": __version__, name: side, "facts": list(inspection.facts), "tensors": tensors}
+    globals_ = [
+        {"global": each.global_name, "class": each.danger, "places": list(each.places), "uses": each.uses}
+        for each in inspection.globals
+    ]
+    health = {} if inspection.health is None else {"health": health_data(inspection.health)}
+    head = {"schema": SCHEMA, "tool": __version__, name: side, "facts": list(inspection.facts)}
+    return head | {"globals": globals_, "tensors": tensors, **health}

@@ -11,6 +11,7 @@ from ckptdoctor.grouping import labels
 from ckptdoctor.receipt import receipt_path
 from ckptdoctor.reports.base import Column, Page, Row, Table, Tone
 from ckptdoctor.reports.data import source_data, target_data
+from ckptdoctor.reports.health import health_data, health_tables
 from ckptdoctor.text import listing, plural
 
 if TYPE_CHECKING:
@@ -31,12 +32,18 @@ def verification_page(verification: Verification, *, every_key: bool = False) ->
     return Page(
         title=f"{verification.output.origin.reference} ({plural(len(verification.output), 'tensor')})",
         facts=tuple(_facts(verification)),
-        tables=tuple(table for table in (_checks(verification), _problems(verification, every_key)) if table.rows),
+        tables=tuple(table for table in _tables(verification, every_key) if table.rows),
         sentence=_sentence(verification),
         tone="good" if verification.passed else "bad",
         warnings=tuple(_warnings(verification)),
         data=partial(_data, verification),
     )
+
+
+def _tables(verification: Verification, every_key: bool) -> Iterator[Table]:
+    yield _checks(verification)
+    yield _problems(verification, every_key)
+    yield from health_tables(verification.health, verification.output, every_key=every_key)
 
 
 def _facts(verification: Verification) -> Iterator[str]:
@@ -104,6 +111,7 @@ def _warnings(verification: Verification) -> Iterator[str]:
     yield from verification.output.origin.notes
     for check in verification.checks:
         yield from (f"{check.id}: {note}" for note in check.notes)
+    yield from (f"health: {remark}" for remark in verification.health.remarks)
 
 
 def _data(verification: Verification) -> dict[str, Any]:
@@ -119,6 +127,7 @@ def _data(verification: Verification) -> dict[str, Any]:
         "target": None if target is None else target_data(target),
         "maps": [] if receipt is None else [dict(row) for row in receipt.maps],
         "checks": sorted(map(_check, verification.checks), key=lambda row: row["id"]),
+        "health": health_data(verification.health),
         "warnings": list(_warnings(verification)),
         "passed": verification.passed,
         "exit_status": 0 if verification.passed else 1,

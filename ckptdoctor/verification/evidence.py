@@ -12,17 +12,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ckptdoctor.errors import CkptDoctorError, NoStateDict, UsageError
 from ckptdoctor.files import Progress, SourceFile, unnoticed
 from ckptdoctor.formats.base import no_data
 from ckptdoctor.formats.tensors import StoredTensor, sha256_of
+from ckptdoctor.health import TensorHealth, health_of
 from ckptdoctor.model import Manifest
 from ckptdoctor.receipt import Receipt, find_receipt, read_receipt, receipt_path
 from ckptdoctor.source import OpenSource, open_source
 from ckptdoctor.text import printable
-from ckptdoctor.verification.special import Specials, specials_of
 from ckptdoctor.verification.types import Check
 from ckptdoctor.wrappers import stripped
 
@@ -30,13 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
-
-
-class Values(NamedTuple):
-    """What one reading of a tensor tells: the sha256 of its values, and how many of these are no finite numbers."""
-
-    sha256: str
-    specials: Specials
 
 
 @dataclass
@@ -84,25 +77,12 @@ class Side:
         return {}
 
     @cached_property
-    def values(self) -> Mapping[str, Values]:
-        """Every tensor, read once."""
-        found: dict[str, Values] = {}
-        for spec in self.manifest.values():
-            found[spec.key] = found[spec.tied_to] if spec.tied_to in found else self._read(spec.key)
+    def values(self) -> Mapping[str, TensorHealth]:
+        """What reading every tensor once tells: the sha256 of its values, NaN and infinities, whether it is one value."""
+        found: dict[str, TensorHealth] = {}
+        for key, spec in self.manifest.items():
+            found[key] = found[spec.tied_to] if spec.tied_to in found else health_of(spec.dtype, self.chunks(key))
         return found
-
-    def _read(self, key: str) -> Values:
-        count = specials_of(self.manifest[key].dtype)
-        specials = Specials()
-
-        def watched() -> Iterator[bytes]:
-            nonlocal specials
-            for chunk in self.chunks(key):
-                if count is not None:
-                    specials = specials.plus(count(chunk))
-                yield chunk
-
-        return Values(sha256_of(watched()), specials)
 
 
 @dataclass

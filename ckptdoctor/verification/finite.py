@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from ckptdoctor.health import can_be_nan
 from ckptdoctor.text import plural
 from ckptdoctor.verification.evidence import Evidence
 from ckptdoctor.verification.origins import is_copy
-from ckptdoctor.verification.special import specials_of
 from ckptdoctor.verification.types import Check, Problem, judged
 
 
 def finite(evidence: Evidence) -> Check:
     """Every number of a floating-point tensor is finite, or was none in the source either."""
     side = evidence.output
-    looked_at = [key for key, spec in side.manifest.items() if specials_of(spec.dtype) is not None]
+    looked_at = [key for key, spec in side.manifest.items() if can_be_nan(spec.dtype)]
     odd = {key: side.values[key].specials.text for key in looked_at if any(side.values[key].specials)}
     copies = _proven_copies(evidence)
     problems = [Problem(key, f"holds {text}") for key, text in odd.items() if copies is None or key not in copies]

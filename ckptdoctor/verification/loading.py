@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from ckptdoctor.formats.base import Checkpoint, Place
 
+MAX_HASH_COST = 10_000
+"""Elements of one key that torch.load may have to hash."""
+
 
 class Outcome(NamedTuple):
     """What was called and took the tensors, or what it refused; or, in `note`, why it was not called."""
@@ -34,10 +37,15 @@ def taken_by(module: nn.Module, side: Side, plan: Plan) -> Outcome:
     """Load what lies at the place of the weights; the module is as it was afterwards. Raises nothing for what torch says."""
     from ckptdoctor.targets.building.guard import summary, user_code
 
+    if _costly(side):
+        return Outcome(
+            note="not loaded for real: it has keys that are deeply nested tuples, on which torch.load dies or hangs"
+        )
     try:
         tensors = _read(side)
     except UnpicklingError as error:
-        named = [path for path in side.opened.envelope.source.globals if f" {path} " in str(error)]
+        paths = (name.path for pickle in side.opened.envelope.source.pickles for name in pickle.globals)
+        named = [path for path in dict.fromkeys(paths) if f" {path} " in str(error)]
         others = listing(named) or "what else is in the file"
         return Outcome(note=f"not loaded for real: torch.load(weights_only=True) refuses {others}")
     except Exception as error:
@@ -53,6 +61,15 @@ def taken_by(module: nn.Module, side: Side, plan: Plan) -> Outcome:
         return Outcome(problems=(Problem(call, printable(f"{type(error).__name__}: {' '.join(str(error).split())}")),))
     missing = [Problem(key, "missing key, says load_state_dict") for key in result.missing_keys if key not in absent]
     return Outcome(call, (*missing, *(Problem(key, "unexpected key") for key in result.unexpected_keys)))
+
+
+def _costly(side: Side) -> bool:
+    pickles = side.opened.envelope.source.pickles
+    if not pickles:
+        return False
+    from ckptdoctor.unpickling import hash_cost
+
+    return any(hash_cost(pickle) > MAX_HASH_COST for pickle in pickles)
 
 
 def _is_about_how(message: str) -> bool:

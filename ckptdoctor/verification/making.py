@@ -13,6 +13,7 @@ from ckptdoctor.verification.container import container
 from ckptdoctor.verification.evidence import Evidence, check_unchanged, gather
 from ckptdoctor.verification.finite import finite
 from ckptdoctor.verification.fitting import load
+from ckptdoctor.verification.health import health
 from ckptdoctor.verification.origins import source
 from ckptdoctor.verification.records import digests, receipt
 from ckptdoctor.verification.ties import ties
@@ -60,6 +61,7 @@ def verify(
             evidence.target, evidence.module = _built(target, target_config, target_arguments, search_path)
         for name, check in CHECKS.items():
             evidence.found[name] = check(evidence)
+        numbers = health(evidence)
         check_unchanged(evidence)
         return Verification(
             evidence.output.manifest,
@@ -67,6 +69,7 @@ def verify(
             evidence.source.manifest if evidence.source is not None else None,
             evidence.target,
             tuple(evidence.found.values()),
+            numbers,
         )
 
 

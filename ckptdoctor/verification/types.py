@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+from ckptdoctor.health import Health
 
 if TYPE_CHECKING:
     from ckptdoctor.model import Manifest
@@ -61,13 +63,17 @@ def judged(
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was proven of `output`. `source` and `target` are there if the output was compared with them."""
+    """What was proven of `output`. `source` and `target` are there if the output was compared with them.
+
+    `health` is what is worth knowing of the numbers, and fails nothing.
+    """
 
     output: Manifest
     receipt: Receipt | None
     source: Manifest | None
     target: Manifest | None
     checks: tuple[Check, ...]
+    health: Health = field(default_factory=Health)
 
     @property
     def passed(self) -> bool:

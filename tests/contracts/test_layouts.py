@@ -393,6 +393,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "absolute": (_outside("/etc/hostname"), ("outside of it", "/etc/hostname")),
     "the folder itself": (_outside("."), ("outside of it",)),
     "a NUL": (_outside("a\0b"), ("outside of it",)),
+    "a name too long": (_outside("x" * 300), ("cannot look at xxx", "too long")),
     "a link out of it": (_link_out, ("outside of it", "model-00002-of-00003.safetensors")),
     "a key in two shards": (
         _doubled,

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptdoctor.errors import UsageError
+from ckptdoctor.health import Health, Loss, Specials, TensorHealth
 from ckptdoctor.keymap import parse_map
 from ckptdoctor.model import DTYPES, Manifest, Origin, TensorSpec
 from ckptdoctor.plan import make_plan
@@ -107,7 +108,14 @@ def verification(names: list[str], *, good: bool) -> Verification:
     right = Check("digests", "passed", "all agree", checked=len(names), notes=("a note",))
     others = (Check("source", "skipped", f"{names[0]} is gone"), Check("load", "skipped", "no target was given"))
     side = manifest(names, reference=f"{names[0]}.ckpt")
-    return Verification(side, receipt(names), None, side, (right if good else wrong, *others))
+    return Verification(side, receipt(names), None, side, (right if good else wrong, *others), health(names))
+
+
+def health(names: list[str]) -> Health:
+    losses = {DTYPES["float16"]: Loss(3, 4), DTYPES["float8_e5m2"]: Loss(1, 6, vanishes=True)}
+    found = [TensorHealth("0" * 64, Specials(2, 1), losses=losses), TensorHealth("1" * 64, constant="0", zero=True)]
+    tensors = {key: found[number % 2] for number, key in enumerate(names)}
+    return Health(tensors, (tuple(names),), (f"{names[0]} is odd",))
 
 
 def triage(names: list[str], *, failed: bool = False) -> Triage:
@@ -133,6 +141,7 @@ def results(names: list[str]) -> dict[str, Any]:
         "a plan": comparison(names).plan,
         "a verdict": comparison(names, judged=strict).verdict,
         "inspect": Inspection(manifest(names), facts=(f"a fact {names[0]}",)),
+        "inspect --stats": Inspection(manifest(names), health=health(names)),
         "inspect a target": Inspection(manifest(names, kind="buffer"), is_target=True, every_key=True),
         "written": receipt(names),
         "verify, failed": verification(names, good=False),

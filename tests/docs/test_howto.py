@@ -62,7 +62,8 @@ def test_a_page_is_short_and_its_blocks_are_known(page: Path) -> None:
 
 
 def test_there_are_pages() -> None:
-    named = {"depth", "lightning", "notebooks", "position", "pytorch", "qkv", "rename", "variables"}
+    named = {"depth", "lightning", "notebooks", "position", "proof", "pytorch", "qkv", "rename"}
+    named |= {"trainer", "variables"}
     assert named <= {page.stem for page in PAGES}
 
 

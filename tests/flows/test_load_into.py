@@ -443,6 +443,17 @@ class TestApply:
         assert result["head.weight"].data_ptr() == result["embedding.weight"].data_ptr()
         New().load_state_dict(result)
 
+    def test_a_conjugated_view_is_not_tied_to_what_it_views(self, tmp_path: Path) -> None:
+        values = torch.rand(3, dtype=torch.complex64)
+        weights = {"a": values, "b": values.conj(), "c": torch._neg_view(values)}
+        target = nn.Module()
+        for key, value in weights.items():
+            target.register_buffer(key, value)
+        plan = self.plan(weights, target, "rules: []", tmp_path)
+        assert [step.target.tied_to for step in plan.steps] == [None] * 3
+        ckptdoctor.load_into(target, tmp_path / "source.pt")
+        assert all(torch.equal(made, weights[key]) for key, made in ckptdoctor.apply(plan, weights).items())
+
     def test_metadata_follows_so_that_a_strict_load_knows_the_versions(self, old: Old, tmp_path: Path) -> None:
         weights = old.state_dict()
         result = ckptdoctor.apply(self.plan(weights, New(), RENAME, tmp_path), weights)

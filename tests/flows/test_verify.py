@@ -29,8 +29,8 @@ from ckptdoctor.model import DTYPES, Manifest, TensorSpec
 from ckptdoctor.receipt import receipt_path
 from ckptdoctor.source import open_source
 from ckptdoctor.verification import CHECKS, Verification, fitting, recomputing
-from ckptdoctor.verification.special import Specials, specials_of
 from tests import builders as b
+from tests.cli.helpers import run
 
 torch = pytest.importorskip("torch")
 st = pytest.importorskip("safetensors.torch")
@@ -655,47 +655,6 @@ def test_nor_what_was_tampered_with() -> None:
     assert keys(proof, "finite") == ["a"]
 
 
-FLOATS = [name for name in b.DTYPE_NAMES if name.startswith(("float", "bfloat", "complex"))]
-
-
-@pytest.mark.filterwarnings("ignore:ComplexHalf")
-@pytest.mark.parametrize("name", FLOATS)
-def test_special_numbers_are_counted_as_torch_counts_them(name: str) -> None:
-    count = specials_of(DTYPES[name])
-    if name == "float4_e2m1fn_x2":
-        assert count is None
-        return
-    assert count is not None
-    width = DTYPES[name].itemsize // (2 if name.startswith("complex") else 1)
-    generator = random.Random(1)
-    if width <= 2:
-        raw = b"".join(number.to_bytes(width, "little") for number in range(1 << 8 * width))
-    else:
-        odd = [float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 1e30, -3e38]
-        numbers = [struct.pack("<f" if width == 4 else "<d", each) for each in odd]
-        tops = [
-            generator.randbytes(width - 2) + bytes([low, high])
-            for low in (0x7F, 0x80, 0xF0, 0xFF)
-            for high in (0x7F, 0xFF)
-        ]
-        raw = b"".join(generator.choice([generator.randbytes(width), *numbers, *tops]) for _ in range(4096))
-    tensor = torch.frombuffer(bytearray(raw), dtype=getattr(torch, name))
-    parts = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    parts = parts.to(torch.float64)
-    expected = Specials(int(parts.isnan().sum()), int(parts.isinf().sum()))
-    assert count(raw) == expected
-    assert expected.nan
-    chunks = [raw[at : at + 64] for at in range(0, len(raw), 64)]
-    assert sum(count(chunk).nan for chunk in chunks) == expected.nan
-    assert count(b"") == Specials()
-    assert count(bytes(len(raw))) == Specials()
-
-
-@pytest.mark.parametrize("name", [name for name in DTYPES if DTYPES[name].family in ("integer", "bool")])
-def test_integers_have_none(name: str) -> None:
-    assert specials_of(DTYPES[name]) is None
-
-
 # ---- a target ---------------------------------------------------------------------------------------------------------
 
 MODEL = """
@@ -965,3 +924,21 @@ def test_a_300_mb_file_is_verified_in_little_memory_and_without_torch(suffix: st
     peak, *imported = result.stderr.splitlines()[-1].split()
     assert int(peak) < 150
     assert imported == ["False"] * 3
+
+
+DEEP = b")" + b"\x85" * 300_000
+DOUBLED = b"K\1\x85" + b"".join(b"q%c0h%ch%c\x86" % (number, number, number) for number in range(60))
+
+
+@pytest.mark.parametrize("key", [DEEP, DOUBLED], ids=["deep", "doubled"])
+@pytest.mark.parametrize("holder", [b"}(%bNu", b"\x8f(%b\x90", b"(%b\x91"], ids=["dict", "set", "frozenset"])
+def test_keys_on_which_torch_dies_or_hangs_are_not_given_to_it(tmp_path: Path, key: bytes, holder: bytes) -> None:
+    stream = b.pickled(b.dict_({"state_dict": b.dict_({"w": b.tensor()}), "x": holder % key}), protocol=4)
+    path = b.written(tmp_path / "f.pt", b.torch_file(stream))
+    (tmp_path / "net.py").write_text(
+        "import torch\nclass Net(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.w = torch.nn.Parameter(torch.zeros(4))\n"
+    )
+    done = run("verify", path, "net.py:Net", cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    assert "on which torch.load dies or hangs" in done.stdout + done.stderr

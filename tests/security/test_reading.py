@@ -80,9 +80,9 @@ def booby_trapped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, 
 
 def test_no_class_of_the_file_is_imported_called_or_hashed(tmp_path, monkeypatch):
     path, canary = booby_trapped(tmp_path, monkeypatch)
-    manifest, facts = describe(path)
+    manifest, _, globals_ = describe(path)
     assert list(manifest) == list(b.state_dict())
-    assert any("trapped_module.Config" in fact for fact in facts)
+    assert ("trapped_module.Config", "unknown") in {(each.global_name, each.danger) for each in globals_}
     execute(make_plan(manifest), tmp_path / "out.ckpt")
     execute(make_plan(manifest), tmp_path / "out.safetensors")
     assert not canary.exists()
@@ -363,6 +363,17 @@ def without(name: str) -> bytes:
     return records(lambda record: None if record.name.endswith(name) else record)
 
 
+PARAMETER = "torch._utils._rebuild_parameter"
+
+
+def attributed(state: bytes) -> bytes:
+    """A tensor that torch makes, and then sets attributes on."""
+    made = b.tuple_(b.storage(), b.number(0), b.tuple_(b.number(4)), b.tuple_(b.number(1)), b"\x89", b"N")
+    function = b.global_("torch._utils._rebuild_tensor_v2")
+    return b.call("torch._tensor._rebuild_from_type_v2", function, b.global_("torch.Tensor"), made, state)
+
+
+SET_AGAIN = b.tuple_(b.storage(), b.number(0), b.tuple_(b.number(2)), b.tuple_(b.number(1))) + b"b"
 LYING = {
     "a storage larger than its record": torch_with(b.tensor(b.storage(numel=5), shape=(5,))),
     "a storage smaller than its record": torch_with(b.tensor(b.storage(numel=3), shape=(3,))),
@@ -372,6 +383,7 @@ LYING = {
     "a storage of 2^70 elements": torch_with(b.tensor(b.storage(numel=1 << 70))),
     "a storage of two sizes": torch_with(b.tensor(), b.tensor(b.storage(numel=2), shape=(2,))),
     "a storage of two types of other sizes": torch_with(b.tensor(), b.tensor(b.storage(kind="torch.DoubleStorage"))),
+    "a storage of two types of one size": torch_with(b.tensor(), b.tensor(b.storage(kind="torch.IntStorage"))),
     "a storage outside the folder": torch_with(b.tensor(b.storage("../../etc/passwd"))),
     "a storage that is metadata": torch_with(b.tensor(b.storage("../version"))),
     "a storage of an unknown type": torch_with(b.tensor(b.storage(kind="torch.SecretStorage"))),
@@ -391,6 +403,24 @@ LYING = {
     "a reference that holds itself": b.torch_file(b.pickled(b"]q\0(h\0h\0h\0h\0h\0tQa")),
     "a key twice": b.torch_file(b.pickled(b"}(", W, W, b"u")),
     "a key twice, once no tensor": b.torch_file(b.pickled(b"}(", W, b.text("w"), b"Nu")),
+    "a key twice, in the envelope": file_of([(b.text("m"), b.dict_({"w": b.tensor()})), (b.text("m"), b"N")]),
+    "a number twice": file_of([(b"K\1", b.dict_({"w": b.tensor()})), (b"\x88", b"N")]),
+    "a number and a text that look alike": file_of([(key, b.dict_({"w": b.tensor()})) for key in (b"K\1", b.text("1"))]),
+    "a tensor that is set to another": torch_with(b.tensor() + SET_AGAIN),
+    "a tensor that is set to nothing": torch_with(b.tensor() + b"}b"),
+    "a tensor with an element set": torch_with(b.tensor() + b"K\0G" + bytes(8) + b"s"),
+    "a tensor made of too many arguments": torch_with(b.tensor(metadata=b.dict_({}) + b.dict_({"neg": b"\x88"}))),
+    "a shape that is a list": torch_with(b.tensor(sizes=b.list_(b.number(4)) + b.tuple_(b.number(1)))),
+    "a tensor with other values for an attribute": torch_with(attributed(b.dict_({"data": b.tensor(shape=(2,))}))),
+    "a tensor with other values for a slot": torch_with(attributed(b.tuple_(b"N", b.dict_({"data": b.tensor(shape=(2,))})))),
+    "a tensor with an imaginary attribute": torch_with(attributed(b.dict_({"imag": b.tensor()}))),
+    "a tensor with attributes that something makes": torch_with(attributed(b.call("collections.Counter"))),
+    "a parameter with other values for an attribute": torch_with(
+        b.call(f"{PARAMETER}_with_state", b.tensor(), b"\x88", b"N", b.dict_({"data": b.tensor(shape=(2,))}))
+    ),
+    "a flag that is a number": torch_with(b.tensor(metadata=b.dict_({"neg": b"K\1"}))),
+    "a flag that is False": torch_with(b.tensor(metadata=b.dict_({"neg": b"\x89"}))),
+    "flags that are none": torch_with(b.tensor(metadata=b"K\0")),
     "no pickle": without("data.pkl"),
     "an empty pickle": b.torch_file(b""),
     "a pickle without an end": b.torch_file(b.pickled(b.dict_({"w": b.tensor()}))[:-1]),
@@ -403,6 +433,8 @@ LYING = {
     "an empty byte order": torch_with(b.tensor(), byteorder=b""),
     "no storage at all": torch_with(b.tensor(), storages={}),
     "a compressed storage": records(lambda record: replace(record, deflate=record.name.endswith("data/0"))),
+    "a storage that is a folder": records(lambda r: replace(r, attributes=16 * r.name.endswith("data/0"))),
+    "a storage with the name of a folder": torch_with(b.tensor(b.storage("0/")), storages={"0/": bytes(16)}),
     "a directory of nothing": GOOD[:300] + struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 0, 0, 0, 300, 0),
 }  # fmt: skip
 
@@ -417,7 +449,6 @@ def test_a_torch_file_that_lies_is_refused(tmp_path, name):
     assert len(str(caught.value)) < 5_000
 
 
-PARAMETER = "torch._utils._rebuild_parameter"
 DOUBLING = b"K\1\x85" + b"".join(b"q%c0h%ch%c\x86" % (i, i, i) for i in range(200))
 DEEP_PARAMETERS = b.global_(PARAMETER) * 20_000 + b.tensor() + b"\x85R" * 20_000
 DEEP_DICTS = (b"}" + b.text("k")) * 20_000 + b.dict_({"w": b.tensor()}) + b"s" * 20_000
@@ -437,8 +468,12 @@ ODD = {
         torch_with(b.tensor(b.storage("9" * 5000)), storages={"9" * 5000: bytes(16)}),
         ["t0"],
     ),
-    "one storage as two types": (torch_with(b.tensor(), b.tensor(b.storage(kind="torch.IntStorage"))), ["t0", "t1"]),
     "a parameter of a parameter": (torch_with(b.tensor(), b.call(PARAMETER, b.call(PARAMETER, b.tensor()))), ["t0"]),
+    "weights under True": (file_of([(b"\x88", b.dict_({"w": b.tensor()}))]), ["w"]),
+    "an OrderedDict of a dict": (
+        b.torch_file(b.pickled(b.call("collections.OrderedDict", b.dict_({"w": b.tensor()})))),
+        ["w"],
+    ),
     "keys that no dict could hold": (beside_w(b"]N", b"}]", b"K\1}", b")N"), ["w"]),
     "a key of 5,000 digits": (beside_w(b.number(10**5000) + b.dict_({"x": b.tensor()})), ["w"]),
     "keys that double without end": (beside_w(DOUBLING + b"]"), ["w"]),

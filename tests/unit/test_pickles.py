@@ -32,7 +32,7 @@ from ckptdoctor.pickles.nodes import (
     mapping_pairs,
     with_pairs,
 )
-from ckptdoctor.pickles.parse import HANDLERS, parse
+from ckptdoctor.pickles.parse import HANDLERS, Pickle, parse
 from ckptdoctor.pickles.tensors import storage_of, tensor_node, view_of
 from tests import builders as b
 
@@ -74,6 +74,10 @@ class Demanding:
         return isinstance(other, Demanding) and self.size == other.size
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def paths_of(parsed: Pickle) -> list[str]:
+    return [name.path for name in parsed.globals]
 
 
 def again(data: bytes, protocol: int, **loads: Any) -> Any:
@@ -243,7 +247,7 @@ def test_old_style_instances_are_calls(data):
 
 def test_old_style_instances_name_their_class_and_keep_their_arguments():
     parsed = parse(OLD_STYLE["INST"])
-    assert parsed.globals == ("collections.OrderedDict",)
+    assert paths_of(parsed) == ["collections.OrderedDict"]
     assert parsed.root.arguments == (1, 2)
     assert parse(OLD_STYLE["INST with a state"]).root.edits[0][0] == "build"
     assert isinstance(again(OLD_STYLE["INST with a state"], 2, encoding="latin-1"), argparse.Namespace)
@@ -264,7 +268,7 @@ def test_lists_come_from_the_opcodes_popped_calls_too():
     hidden = b"(" + b.call("evil.one") + b"Pgone\n" + b"1"
     parsed = parse(b.pickled(popped, hidden, b.global_("seen.name"), b"0", b"N"))
     assert parsed.root is None
-    assert parsed.globals == ("os.system", "evil.one", "seen.name")
+    assert paths_of(parsed) == ["os.system", "evil.one", "seen.name"]
     assert [call.function.path for call in parsed.calls] == ["os.system", "evil.one"]
     assert [reference.pid for reference in parsed.persistent] == ["gone"]
 
@@ -272,7 +276,7 @@ def test_lists_come_from_the_opcodes_popped_calls_too():
 def test_globals_by_extension_code_and_by_stack_are_listed():
     stacked = b"\x8c\x02os\x8c\x06system\x93"
     parsed = parse(b.pickled(stacked, b"0", b"\x84\x05\x00\x00\x00"))
-    assert parsed.globals == ("os.system", "copyreg extension 5")
+    assert paths_of(parsed) == ["os.system", "copyreg.extension 5"]
 
 
 def test_nothing_that_is_named_is_imported_called_or_hashed():
@@ -335,7 +339,7 @@ def test_other_protocols_are_emitted_as_an_equal_graph(protocol):
     parsed = parse(data)
     back = parse(emit(parsed.root, parsed.protocol))
     assert shape_of(back.root) == shape_of(parsed.root)
-    assert back.globals == parsed.globals
+    assert paths_of(back) == paths_of(parsed)
     assert [r.pid[2:] for r in back.persistent] == [r.pid[2:] for r in parsed.persistent]
     assert len(back.calls) == len(parsed.calls)
 
@@ -416,7 +420,7 @@ def test_a_value_that_no_pickle_holds_is_refused():
 
 def test_odd_names_are_written_as_they_were_read():
     stream = b.pickled(b"](cmod\xed\xa0\x80\nname\nPp\xed\xa0\x80\ne", protocol=0)
-    assert parse(emit(parse(stream).root)).globals == parse(stream).globals
+    assert paths_of(parse(emit(parse(stream).root))) == paths_of(parse(stream))
 
 
 # ---- tensors in pickles ----------------------------------------------------------------------------------------------
@@ -456,6 +460,36 @@ def test_a_malformed_tensor_is_a_pickle_error(name):
     root = parse(b.pickled(BAD_TENSORS[name])).root
     with pytest.raises(PickleError):
         view_of(root)
+
+
+LATE = b"q\7"  # a place in the memo, from which it is taken again
+
+
+def test_what_is_added_after_a_call_comes_too_late_for_it():
+    from ckptdoctor.model import DTYPES
+
+    flags, late = b"}" + LATE, b"h\7" + b.text("neg") + b"\x88s0"
+    made = b.tuple_(b.storage(), b.number(0), b.tuple_(b.number(4)), b.tuple_(b.number(1)), b"\x89", b"N", flags)
+    function, kind = b.global_("torch._utils._rebuild_tensor_v2"), b.global_("torch.Tensor")
+    for tensor in (b.tensor(metadata=flags), b.call("torch._tensor._rebuild_from_type_v2", function, kind, made, b"N")):
+        view = view_of(parse(b.pickled(tensor, late)).root)
+        assert view is not None
+        assert (view.layout.neg, view.layout.dtype) == (False, DTYPES["float32"])
+
+    pair = b.list_(b.text("w"), b"K\1") + b"q\x08"
+    late = b"h\7" + b.list_(b.text("v"), b"K\2") + b"a0" + b"h\x08K\3a0"
+    for argument in (b"]" + LATE + pair + b"a", b"}" + LATE + b.text("w") + b"K\1s"):
+        added = late if argument[:1] == b"]" else b"h\7" + b.text("v") + b"K\2s0"
+        root = parse(b.pickled(b.call("collections.OrderedDict", argument), added)).root
+        assert mapping_pairs(root) == [("w", 1)]
+
+
+@pytest.mark.parametrize("opcode", [b"R", b"\x81"])
+def test_an_ordered_dict_of_a_dict_holds_it_if_it_is_called(opcode):
+    root = parse(b.pickled(b.global_("collections.OrderedDict"), b.tuple_(b.dict_({"w": b"K\1"})), opcode)).root
+    assert mapping_pairs(root) == ([("w", 1)] if opcode == b"R" else [])
+    unknown = b.call("collections.OrderedDict", b.call("collections.Counter"))
+    assert mapping_pairs(parse(b.pickled(unknown)).root) is None
 
 
 def test_what_is_no_dense_tensor_is_none():
@@ -541,7 +575,7 @@ def outcome(data: bytes, table: list[Handler] | None) -> Any:
         parsed = parse(data, table=table)
     except PickleError as error:
         return str(error)
-    return shape_of(parsed.root), parsed.end, parsed.globals, len(parsed.calls), len(parsed.persistent)
+    return shape_of(parsed.root), parsed.end, paths_of(parsed), len(parsed.calls), len(parsed.persistent)
 
 
 @settings(max_examples=400)

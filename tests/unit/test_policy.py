@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ckptdoctor.errors import UsageError
 from ckptdoctor.keymap import parse_map
-from ckptdoctor.model import DTYPES, Manifest, TensorSpec
+from ckptdoctor.model import DTYPES, Manifest, Origin, TensorSpec
 from ckptdoctor.plan import Plan, make_plan
 from ckptdoctor.policy import FAIL_ON, Finding, Limit, evaluate, make_policy, matches_any, parse_pattern
 
@@ -28,9 +28,10 @@ def manifest(*rows: str) -> Manifest:
     return Manifest(specs)
 
 
-def plan_of(source: list[str], target: list[str], **declared: str) -> Plan:
+def plan_of(source: list[str], target: list[str], dangerous: tuple[str, ...] | None = (), **declared: str) -> Plan:
     entries = {name: [{"keys": keys, "why": "w"}] for name, keys in declared.items()}
-    return make_plan(manifest(*source), manifest(*target), parse_map(json.dumps({"ckptdoctor": 1, **entries})))
+    given = manifest(*source).said_of(Origin("file", "torch", dangerous=dangerous))
+    return make_plan(given, manifest(*target), parse_map(json.dumps({"ckptdoctor": 1, **entries})))
 
 
 def findings(plan: Plan, **policy: object) -> dict[str, Finding]:
@@ -177,6 +178,7 @@ CHECKS = {
     "tied": (plan_of(["a 2", "b 2"], TIED), plan_of(TIED, TIED), ("a", "b")),
     "unexpected": (plan_of(["a 2", "b 2"], ["a 2"]), plan_of(["a 2", "b 2"], ["a 2"], drop="b"), ("b",)),
     "buffers": (plan_of([], ["a 2 buffer"]), plan_of([], ["a 2 buffer"], fresh="a"), ("a",)),
+    "unsafe": (plan_of(["a 2"], ["a 2"], ("os.system",)), plan_of(["a 2"], ["a 2"]), ("os.system",)),
 }
 
 
@@ -188,9 +190,14 @@ class TestFailOn:
     def test_fails_with_its_keys_and_passes_without_cause(self, name: str) -> None:
         bad, good, keys = CHECKS[name]
         found = findings(bad, fail_on=[name], max_random="100%")[name]
-        assert found == Finding(name, len(keys), "0", False, "tensors", keys)
+        unit = "globals" if name == "unsafe" else "tensors"
+        assert found == Finding(name, len(keys), "0", False, unit, keys)
         found = findings(good, fail_on=[name], max_random="100%")[name]
-        assert found == Finding(name, 0, "0", True, "tensors")
+        assert found == Finding(name, 0, "0", True, unit)
+
+    def test_unsafe_cannot_be_judged_where_nothing_is_known(self) -> None:
+        with pytest.raises(UsageError, match="does not say what the checkpoint would run"):
+            evaluate(plan_of(["a 2"], ["a 2"], None), make_policy(fail_on=["unsafe"]))
 
     @pytest.mark.parametrize("name", FAIL_ON)
     def test_is_not_judged_unasked(self, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ckptdoctor.errors import CorruptCheckpoint
@@ -26,10 +26,15 @@ class LegacyCheckpoint(TensorGraph, Checkpoint):
     def __init__(self, source: SourceFile) -> None:
         super().__init__(source.path, source)
         row = read_row(source)
-        self.globals = row.globals
+        self._pickles = row.pickles
         self.hold(row.contents, _storages(row.contents))
         self._starts = _starts(source, row, self.storages)
         self.places = {place: len(self.pairs(place)) for place in self.nodes}
+
+    @property
+    def pickles(self) -> Sequence[Pickle]:
+        """The object's, and those around it."""
+        return self._pickles
 
     def manifest(self, place: Place) -> Manifest:
         """The tensors of one mapping; those that are the same view of one storage are tied."""

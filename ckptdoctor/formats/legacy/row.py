@@ -23,14 +23,14 @@ _WINDOWS = (1 << 20, 1 << 25, 1 << 30)
 
 
 class Row(NamedTuple):
-    """The pickles: the object's, the keys of the storages in order, and where these begin; whether a little-endian machine
-    wrote them, and every name in any of them."""
+    """The object's pickle, the keys of the storages in order, and where these begin; whether a little-endian machine wrote
+    them, and all pickles in the row."""
 
     contents: Pickle
     keys: list[str]
     end: int
     little_endian: bool
-    globals: tuple[str, ...]
+    pickles: tuple[Pickle, ...]
 
 
 def begins_row(head: bytes) -> bool:
@@ -64,9 +64,10 @@ def _parse_row(data: bytes) -> Row:
     machine = parse(data, version.end, table=_HANDLERS)
     contents = parse(data, machine.end, table=_HANDLERS)
     keys = parse(data, contents.end, table=_HANDLERS)
-    names = (name for pickle in (magic, version, machine, contents, keys) for name in pickle.globals)
     _join_storage_views(contents)
-    return Row(contents, _keys(keys.root), keys.end, _little_endian(machine.root), tuple(dict.fromkeys(names)))
+    return Row(
+        contents, _keys(keys.root), keys.end, _little_endian(machine.root), (contents, magic, version, machine, keys)
+    )
 
 
 def _expect(number: int, pickle: Pickle, what: str) -> None:
@@ -100,7 +101,7 @@ def _reference(m: Machine, at: int) -> int:
     """Classes of modules are references too here, with their source code; what is wanted is the class."""
     pid = m.stack[-1]
     if isinstance(pid, tuple) and len(pid) == 4 and isinstance(pid[0], str) and pid[0] == "module":
-        m.stack[-1] = pid[1]
+        m.discards, m.stack[-1] = True, pid[1]
         return at
     return binpersid(m, at)
 

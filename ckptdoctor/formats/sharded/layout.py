@@ -88,17 +88,25 @@ def missing_shards(folder: Path, names: list[str]) -> CorruptCheckpoint:
     return CorruptCheckpoint(f"{folder} lacks {what}: {listing(names)}", path=folder, hint="copy or download it again")
 
 
-def shard_path(folder: Path, name: str) -> Path:
-    """The path of a shard; raises CorruptCheckpoint where its name leads out of the folder."""
+def shard_path(folder: Path, name: str) -> Path | None:
+    """The path of a shard, None where it is not there; raises CorruptCheckpoint where its name leads out of the folder."""
     if not name or name in (".", "..") or re.search(r"[/\\\0]", name):
         raise _outside(folder, name)
     path = folder / name
-    if path.is_symlink():
-        real, home = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
-        blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-        if real.parent not in (home, blobs):
+    try:
+        if path.is_symlink() and not _is_at_home(path, folder):
             raise _outside(folder, name)
-    return path
+        return path if path.exists() else None
+    except OSError as error:  # a name that is too long, a loop of links, a folder that may not be read
+        raise CorruptCheckpoint(
+            f"cannot look at {printable(name)} in {folder}: {error.strerror}", path=folder
+        ) from None
+
+
+def _is_at_home(link: Path, folder: Path) -> bool:
+    real, home = Path(os.path.realpath(link)), Path(os.path.realpath(folder))
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    return real.parent in (home, blobs)
 
 
 def _outside(folder: Path, name: str) -> CorruptCheckpoint:

@@ -28,6 +28,7 @@ from ckptdoctor.formats.sharded.layout import (
 )
 from ckptdoctor.formats.tensors import StoredTensor
 from ckptdoctor.model import Manifest
+from ckptdoctor.pickles.parse import Pickle
 from ckptdoctor.text import listing, printable
 
 
@@ -41,7 +42,6 @@ class ShardedCheckpoint(Checkpoint):
         super().__init__(path, *chain.from_iterable(shard.files for shard in shards.values()))
         self.folder, self.index, self.shards = folder, index, shards
         self.metadata = _common([shard.metadata for shard in shards.values()])
-        self.globals = tuple(dict.fromkeys(chain.from_iterable(shard.globals for shard in shards.values())))
         left_over = [name for name in file_names(folder) if self.family.is_shard(name) and name not in shards]
         if left_over:
             self.notes = (f"left over in {folder}, in no index, and not read: {listing(left_over)}",)
@@ -57,6 +57,11 @@ class ShardedCheckpoint(Checkpoint):
     def parts(self) -> Sequence[Checkpoint]:
         """The shards."""
         return list(self.shards.values())
+
+    @property
+    def pickles(self) -> Sequence[Pickle]:
+        """Those of all shards."""
+        return [pickle for shard in self.shards.values() for pickle in shard.pickles]
 
     @property
     def stem(self) -> str:
@@ -123,11 +128,11 @@ class TorchShardsReader(ShardedReader):
 
 
 def _open_shards(folder: Path, names: Sequence[str], family: Family) -> dict[str, Checkpoint]:
-    paths = {name: shard_path(folder, name) for name in names}
-    if missing := [name for name, path in paths.items() if not path.exists()]:
+    found = {name: shard_path(folder, name) for name in names}
+    if missing := [name for name, path in found.items() if path is None]:
         raise missing_shards(folder, missing)
     shards: dict[str, Checkpoint] = {}
-    for name, path in paths.items():
+    for name, path in ((name, path) for name, path in found.items() if path is not None):
         with ExitStack() as failed:
             shard = failed.enter_context(open_checkpoint(path))
             if shard.format not in family.shards or () not in shard.places:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ckptdoctor.collector import collector_paused
 from ckptdoctor.errors import OutputError
-from ckptdoctor.formats.base import Checkpoint, Envelope, WriteOptions
+from ckptdoctor.formats.base import Checkpoint, Envelope, WriteOptions, unsafe_copy
 from ckptdoctor.formats.tensors import OutputTensor
 from ckptdoctor.formats.torch.edits import Pairs, Replacements, drop_optimizers, edit_envelope
 from ckptdoctor.formats.torch.reader import TorchCheckpoint
@@ -24,10 +24,11 @@ from ckptdoctor.model import packed
 from ckptdoctor.pickles.compare import difference
 from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.emit import emit
-from ckptdoctor.pickles.nodes import CallNode, GlobalNode, Node, mapping_pairs, with_pairs
+from ckptdoctor.pickles.nodes import CallNode, DictNode, GlobalNode, Node, mapping_pairs, with_pairs
 from ckptdoctor.pickles.parse import Pickle, parse
 from ckptdoctor.pickles.patch import patch, track
 from ckptdoctor.pickles.tensors import StorageNode, storage_of, tensor_node
+from ckptdoctor.unpickling import dangerous_globals
 
 
 @dataclass(slots=True)
@@ -45,13 +46,17 @@ class Contents:
 def contents(origin: Envelope, tensors: Sequence[OutputTensor], options: WriteOptions) -> Contents:
     """The pickle that holds these tensors, with everything else that the source holds if it is a torch file.
 
-    Raises PlanError for an edit of the envelope that makes no sense.
+    Raises PlanError for an edit of the envelope that makes no sense, UnsafeCheckpoint where something would come along that
+    does harm if it is unpickled.
     """
     result = Contents()
     source = origin.source
-    if not isinstance(source, TensorGraph):
+    if options.weights_only or not isinstance(source, TensorGraph):
         root = CallNode("reduce", GlobalNode("collections", "OrderedDict"), ())
-        result.pickle = emit(with_pairs(root, _pairs(tensors, {}, _New("0", result.new_storages))))
+        node = with_pairs(root, _pairs(tensors, {}, _New("0", result.new_storages)))
+        for name in reversed(origin.place):
+            node = DictNode([(name, node)])
+        result.pickle = emit(node)
         result.storages = _storages(parse(result.pickle))
         return result
     new = _New(source.free_storage, result.new_storages)
@@ -66,7 +71,10 @@ def contents(origin: Envelope, tensors: Sequence[OutputTensor], options: WriteOp
     edited = _edit_around(origin, source, options, replacements, new)
     patched = None if edited else _patched(source, weights)
     result.pickle = patched or emit(source.pickle.root, source.pickle.protocol, replace=replacements.pairs)
-    result.storages = _storages(source.pickle if patched else parse(result.pickle))  # keys are no storages
+    written = source.pickle if patched else parse(result.pickle)  # keys are neither globals nor storages
+    if harm := dangerous_globals([written]):
+        raise unsafe_copy(source.path, harm)
+    result.storages = _storages(written)
     result.check = partial(_check, source, replacements.pairs)
     return result
 

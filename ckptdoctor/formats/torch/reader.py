@@ -13,13 +13,14 @@ from ckptdoctor.errors import CorruptCheckpoint, UnknownFormat
 from ckptdoctor.files import TRUNCATED, SourceFile
 from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader
 from ckptdoctor.formats.tensors import StoredTensor
-from ckptdoctor.model import Manifest, TensorSpec
+from ckptdoctor.model import DTYPES, Manifest, TensorSpec
 from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.machine import PickleError
 from ckptdoctor.pickles.parse import Pickle, parse
 from ckptdoctor.pickles.tensors import StorageNode, TensorView, storage_of
 
 VERSIONS = range(1, 11)
+_BYTES = DTYPES["uint8"]
 
 
 class TorchCheckpoint(TensorGraph, Checkpoint):
@@ -34,7 +35,6 @@ class TorchCheckpoint(TensorGraph, Checkpoint):
         self._starts: dict[str, int] = {}
         _check_kind(self.archive, source)
         pickle = parse(self.archive.read("data.pkl"))
-        self.globals = pickle.globals
         self.big_endian = _byte_order(self.archive) == "big"
         self.hold(pickle, _storages(pickle, self.archive))
         self.places = {place: len(self.pairs(place)) for place in self.nodes}
@@ -134,6 +134,8 @@ def _storages(pickle: Pickle, archive: Archive) -> dict[str, StorageNode]:
         known, nbytes = storages.setdefault(storage.key, storage), storage.nbytes
         if known is not storage and known.nbytes != nbytes:
             raise PickleError(f"storage {storage.key} has two sizes")
+        if known is not storage and (known.dtype or _BYTES) != (storage.dtype or _BYTES):
+            raise PickleError(f"storage {storage.key} has two types")  # to torch, it has the first of them
         spare = archive.storage(f"data/{storage.key}").size - nbytes
         if not 0 <= spare < (storage.dtype.itemsize if storage.dtype else 1):
             raise PickleError(f"storage {storage.key} claims {nbytes:,} bytes, its record differs by {spare:+,}")

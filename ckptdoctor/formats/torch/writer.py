@@ -38,14 +38,15 @@ class TorchWriter(FileWriter):
                 raise UsageError(message, hint="cast it in a map, or write a safetensors file")
         try:
             content = contents(origin, tensors, options)
-            folder, alignment, records = _frame(origin)
+            folder, alignment, records = _frame(origin, options)
         except (ArchiveError, PickleError) as error:
             raise damaged(origin.source.path, error) from None
         archive = ArchiveWriter(output, folder, alignment=alignment)
         with Mover(output, origin.source, options, crcs=True) as mover:
             mover.reserve(len(content.pickle) + sum(storage.nbytes for storage in content.storages))
             archive.record("data.pkl", content.pickle)
-            storages = _Storages(mover, archive, origin, tensors, content.new_storages)
+            swap = records.get("byteorder") == b"big"
+            storages = _Storages(mover, archive, origin, tensors, content.new_storages, swap=swap)
             for name, data in records.items():
                 if name == "version":  # torch writes the storages before it
                     storages.write(content.storages)
@@ -64,7 +65,10 @@ class _Storages:
         origin: Envelope,
         tensors: Sequence[OutputTensor],
         new: Mapping[str, OutputTensor],
+        *,
+        swap: bool,
     ) -> None:
+        self.swap = swap
         self.mover, self.archive, self.source = mover, archive, origin.source
         self.tensors, self.new = tensors, new
         self.weights = {id(tensor) for tensor in tensors}
@@ -124,16 +128,15 @@ class _Storages:
     def _values(self, tensor: OutputTensor) -> Crc:
         """Write computed values, or those of a tensor of another format."""
         width = tensor.spec.dtype.itemsize // (2 if tensor.spec.dtype.family == "complex" else 1)
-        swap = isinstance(self.source, TorchCheckpoint) and self.source.big_endian and width > 1
-        sums = self.mover.tensor(tensor, partial(swapped, width=width) if swap else None)
+        sums = self.mover.tensor(tensor, partial(swapped, width=width) if self.swap and width > 1 else None)
         if id(tensor) in self.weights:  # a copy of the weights has the same keys
             self.sums[tensor.key] = sums
         return lambda: sums.crc
 
 
-def _frame(origin: Envelope) -> tuple[str, int, dict[str, bytes]]:
+def _frame(origin: Envelope, options: WriteOptions) -> tuple[str, int, dict[str, bytes]]:
     """Folder, alignment and the small records around the storages, in torch's order."""
-    if not isinstance(origin.source, TorchCheckpoint):
+    if options.weights_only or not isinstance(origin.source, TorchCheckpoint):
         records = {".format_version": b"1", ".storage_alignment": b"64", "byteorder": b"little", "version": b"3\n"}
         return "archive", 64, records | {".data/serialization_id": b"0" * 40}
     archive = origin.source.archive

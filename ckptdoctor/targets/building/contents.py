@@ -53,7 +53,7 @@ def manifest_of_module(module: nn.Module, *, origin: Origin | None = None) -> Ma
 
 def _witnesses(named: Mapping[str, Tensor], kind: Kind) -> dict[object, Kind]:
     """Both the names and the tensors themselves: a hook of the module may have renamed keys, or replaced tensors."""
-    return dict.fromkeys((*named, *map(_memory, named.values())), kind)
+    return dict.fromkeys((*named, *map(memory_of, named.values())), kind)
 
 
 def _refuse_lazy(module: nn.Module, origin: Origin) -> None:
@@ -96,14 +96,14 @@ def _manifest(entries: Mapping[str, object], kinds: Mapping[object, Kind], origi
 def _specs(tensors: Mapping[str, Tensor], kinds: Mapping[object, Kind], origin: Origin) -> Iterable[TensorSpec]:
     first: dict[object, str] = {}
     for key, tensor in tensors.items():
-        tied_to = first.setdefault(_memory(tensor), key)
+        tied_to = first.setdefault(memory_of(tensor), key)
         dtype = DTYPES.get(str(tensor.dtype).removeprefix("torch."))
         if dtype is None:
             raise TargetNotBuildable(
                 f"{origin.reference}: {key} is of {tensor.dtype}, which ckptdoctor does not know",
                 reference=origin.reference,
             )
-        kind = kinds.get(_memory(tensor)) or kinds.get(key) or _kind_of(tensor)
+        kind = kinds.get(memory_of(tensor)) or kinds.get(key) or _kind_of(tensor)
         yield TensorSpec(key, tuple(tensor.shape), dtype, kind, None if tied_to == key else tied_to)
 
 
@@ -113,10 +113,11 @@ def _kind_of(tensor: Tensor) -> Kind:
     return "parameter" if isinstance(tensor, Parameter) else "unknown"
 
 
-def _memory(tensor: Tensor) -> object:
+def memory_of(tensor: Tensor) -> object:
     """What tied tensors have in common. Storages have an identity on the meta device too, where `data_ptr()` is 0."""
     try:
         storage = tensor.untyped_storage()._cdata
     except (NotImplementedError, RuntimeError):  # sparse tensors and some subclasses have none
         return id(tensor)
-    return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+    layout = tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+    return storage, *layout, tensor.is_conj(), tensor.is_neg()

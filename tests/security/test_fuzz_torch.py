@@ -1,0 +1,13 @@
+"""Mutants of torch files of today: never an uncaught exception, and where the reference reads one too, the same tensors."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.security.fuzzing import campaign, targets
+
+pytest.importorskip("torch")
+
+
+def test_mutants_are_read_as_others_read_them_or_refused(pytestconfig, tmp_path, record_property):
+    campaign.run_checked(targets.TORCH, pytestconfig, tmp_path, record_property)
