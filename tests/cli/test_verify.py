@@ -246,3 +246,10 @@ def test_the_help_is_one_line_as_that_of_the_others(cli: Cli) -> None:
     line = next(line for line in cli("--help").stdout.split("\n") if line.strip().startswith("verify"))
     assert "Read a checkpoint again and prove it" in line
     assert "--against" in cli("verify --help").stdout
+
+
+def test_a_name_so_long_that_no_receipt_can_stand_beside_it(project: Path) -> None:
+    name = "n" * 250
+    torch_checkpoint(project / name, {"a": (2,)})
+    done = run("verify", name, cwd=project)
+    assert (done.status, "there is no nnn" in done.stdout, done.stderr) == (0, True, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -20,7 +21,7 @@ import pytest
 import torch
 
 from ckptdoctor.files import system
-from tests.security.faults import Layer, run_apart, run_here, start_apart
+from tests.security.faults import Layer, failing, run_apart, run_here, start_apart
 from tests.summary import counted
 
 Count: TypeAlias = Callable[[str, object], None]
@@ -362,3 +363,74 @@ def test_a_signal_that_was_ignored_from_the_start_stays_so(folder: Path) -> None
     )
     assert subprocess.run([sys.executable, "-c", program, *REMAP, "-q"], cwd=folder, check=False).returncode == 0
     assert (folder / "out.pt").exists()
+
+
+# ---- what is said, and in which order it is done -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("output", "moves"), [("out.pt", ["rename"]), ("out", ["exchange"]), ("new.pt", ["link"])])
+def test_everything_is_on_the_disk_before_a_name_changes_and_the_names_are_at_the_end(
+    folder: Path, output: str, moves: list[str]
+) -> None:
+    words = ["remap", "base.pt", "-m", "map.yaml", "-o", output, *(["--to", "sharded"] if output == "out" else [])]
+    if output != "new.pt":
+        assert run_here(folder, words).status == 0
+        words.append("--overwrite")
+    layer = Order()
+    assert run_here(folder, words, layer).status == 0
+    changing = ("open", "fsync", "mkdir", "rename", "link", "exchange", "rmtree")
+    done = [(name, path) for name, path in layer.done if name in changing]
+    places = [number for number, (name, _) in enumerate(done) if name in ("rename", "link", "exchange")]
+    assert [done[number] for number in places] == [(moves[0], output), ("rename", f"{output}.receipt.json")]
+    assert places[1] == places[0] + 1
+    synced = [path for name, path in done[: places[0]] if name == "fsync"]
+    assert synced == [*(["model.safetensors"] if output == "out" else []), output, f"{output}.receipt.json"]
+    assert done[places[1] + 1 :][:2] == [("open", "work"), ("fsync", "work")]
+
+
+class Order(Layer):
+    """Notes the calls, each with the name of the last file or folder that it is about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[tuple[str, str]] = []
+
+    def __call__(self, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        about = arguments[1] if name in ("rename", "link", "exchange") else arguments[0]
+        path = os.readlink(f"/proc/self/fd/{about}") if isinstance(about, int) else about  # noqa: PTH115
+        result = super().__call__(name, call, *arguments)
+        self.done.append((name, Path(path).name))
+        return result
+
+
+def test_what_fails_once_the_output_is_in_place_says_so(folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    before = tree(folder)
+    done = run_here(folder, [*REMAP, "--report", "json=map.yaml"])
+    refused(done.status, done.stderr, "out.pt is written and in place, but map.yaml exists, and is not an older file")
+    assert tree(folder).items() > before.items()
+    assert run_here(folder, ["verify", "out.pt"]).status == 0
+    full = lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), 1)  # noqa: E731
+    with (folder / "err").open("w") as err:
+        program = [sys.executable, "-m", "ckptdoctor", *REMAP, "--overwrite"]
+        ended = subprocess.run(program, cwd=folder, preexec_fn=full, stderr=err, check=False)
+    refused(
+        ended.returncode, (folder / "err").read_text() + "hint:", "is written and in place, but cannot write to stdout"
+    )
+
+
+def test_a_signal_once_the_output_is_in_place_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckptdoctor.cli.remap.publish", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    done = run_here(folder, REMAP)
+    assert (done.status, done.stderr) == (143, f"terminated; {folder / 'out.pt'} is written and in place\n")
+    monkeypatch.undo()
+    assert run_here(folder, ["verify", "out.pt"]).status == 0
+
+
+def test_a_disk_that_cannot_be_read_is_not_taken_for_the_output(folder: Path) -> None:
+    """EIO of a copy in the kernel may be either side's; reading again tells."""
+    broken = Layer(1, failing(errno.EIO), only=["copy_file_range", "preadv"], on=True)
+    done = run_here(folder, [*REMAP, "--no-digests"], broken)
+    refused(done.status, done.stderr, "cannot read base.pt: Input/output error", "another copy")
+    done = run_here(folder, REMAP, Layer(1, failing(errno.EIO), only=["copy_file_range", "pwrite"], on=True))
+    refused(done.status, done.stderr, "cannot write", "out.pt: Input/output error", "write elsewhere")

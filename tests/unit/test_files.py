@@ -281,9 +281,22 @@ def test_a_folder_that_does_not_sync_is_said_and_the_file_is_there(tmp_path, mon
     assert (tmp_path / "f").read_bytes() == b"new"
 
 
+def test_a_folder_that_knows_no_sync_needs_none(tmp_path, monkeypatch):
+    whole = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        whole(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    replaced(tmp_path / "f", b"new")
+    assert (tmp_path / "f").read_bytes() == b"new"
+
+
 def test_interrupted_writes_go_on(tmp_path, monkeypatch):
-    whole = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: whole(descriptor, bytes(data[:1000])))
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: whole(descriptor, data[:1000], offset))
     replaced(tmp_path / "f", bytes(range(256)) * 100)
     assert (tmp_path / "f").read_bytes() == bytes(range(256)) * 100
 
