@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ckptdoctor.execution import apply, execute
     from ckptdoctor.integrations.modules import load_into
     from ckptdoctor.keymap import KeyMap, Rule, load_map
+    from ckptdoctor.limits import Limits, limited
     from ckptdoctor.model import Manifest, TensorSpec
     from ckptdoctor.ops import Op
     from ckptdoctor.plan import Plan, Step, make_plan
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Finding",
     "KeyMap",
+    "Limits",
     "Manifest",
     "Op",
     "Plan",
@@ -45,6 +47,7 @@ __all__ = [
     "apply",
     "evaluate",
     "execute",
+    "limited",
     "load_into",
     "load_map",
     "make_plan",
@@ -60,6 +63,7 @@ _HOMES = {
     "execution": "apply execute",
     "integrations.modules": "load_into",
     "keymap": "KeyMap Rule load_map",
+    "limits": "Limits limited",
     "model": "Manifest TensorSpec",
     "ops": "Op",
     "plan": "Plan Step make_plan",

@@ -9,15 +9,23 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 
+from ckptdoctor.limits import longest_name
 from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.pickles.machine import PickleError
-from ckptdoctor.pickles.nodes import CallNode, DictNode, Node, mapping_pairs
-from ckptdoctor.pickles.optimizers import OPTIMIZER_KEYS, Way, holds_states, items_of, optimizers_in
+from ckptdoctor.pickles.nodes import Node, mapping_pairs
+from ckptdoctor.pickles.optimizers import (
+    OPTIMIZER_KEYS,
+    Way,
+    holds_states,
+    is_name,
+    items_of,
+    optimizers_in,
+    trails,
+    way_of,
+)
 from ckptdoctor.pickles.parse import Pickle
 from ckptdoctor.pickles.tensors import StorageNode, TensorView, view_of
-
-MAX_DEPTH = 64
-"""Levels of mappings and lists below which no weights are looked for."""
+from ckptdoctor.text import cited, shape_text, shortened
 
 
 class TensorGraph:
@@ -101,57 +109,47 @@ class TensorGraph:
 
 def child(node: Node, name: str) -> Node:
     """What stands under a name in a mapping, or at a number in a list; the names of a place are known to be there."""
-    pairs = items_of(node) or []
+    pairs = items_of(node) or ()
     number = int(name) if name.isdecimal() and len(name) < 20 else None
     return next(value for key, value in pairs if isinstance(key, str | int) and key in (name, number))
 
 
 def checked_views(pickle: Pickle) -> dict[int, TensorView]:
     """Every tensor of the file by the identity of its node, checked against its storage."""
-    views = {}
+    views: dict[int, TensorView] = {}
+    known: dict[tuple[int, int], TensorView | None] = {}  # in a hostile file, a million calls share their arguments
     for call in pickle.calls:
-        if (view := view_of(call)) is not None:
+        alike = id(call.function), id(call.arguments)
+        view = known[alike] if alike in known else known.setdefault(alike, view_of(call))
+        if view is not None:
             storage, layout, _ = view
             if len(layout.shape) > 64 or layout.reach * layout.dtype.bits > storage.nbytes * 8:
-                raise PickleError(f"a tensor of shape {layout.shape[:64]} reaches beyond its storage {storage.key}")
+                shape = shortened(shape_text(layout.shape[:64]))
+                raise PickleError(f"a tensor of shape {shape} reaches beyond its storage {shortened(storage.key)}")
             views[id(call)] = view
     return views
 
 
 def tensor_mappings(root: Node, views: Mapping[int, TensorView]) -> Iterator[tuple[Way, Node]]:
     """Every mapping that directly holds tensors under text keys, from the root down through mappings and lists."""
-    work: list[tuple[Way, Node]] = [((), root)]
-    seen: set[int] = set()
-    while work:
-        place, node = work.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        pairs = items_of(node) or []
-        if any(isinstance(key, str) and id(value) in views for key, value in pairs):
-            yield place, node
-        work += [
-            ((*place, str(key)), value)
-            for key, value in (reversed(pairs) if len(place) < MAX_DEPTH else ())
-            if type(value) in (DictNode, CallNode, list, tuple) and id(value) not in views and _is_name(key)
-        ]
-
-
-def _is_name(key: Node) -> bool:
-    return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64)
+    for trail, node in trails(root, views):
+        if any(isinstance(key, str) and id(value) in views for key, value in mapping_pairs(node) or ()):
+            yield way_of(trail), node
 
 
 def _name_of(key: Node) -> str:
     """A key for people; one that is no name may be anything, also something that is endless to print."""
-    return str(key) if _is_name(key) else f"an entry under a {type(key).__name__}"
+    return str(key) if is_name(key) else f"an entry under a {type(key).__name__}"
 
 
 def _check_distinct(pairs: list[tuple[Node, Node]]) -> None:
     seen: set[str] = set()
+    if (long := longest_name([key for key, _ in pairs if isinstance(key, str)])) is not None:
+        raise PickleError(f"{cited(long)} is too long for a key")
     for key, _ in pairs:
         if isinstance(key, str):
             if key in seen:
-                raise PickleError(f"the key {key!r} stands twice in one mapping")
+                raise PickleError(f"the key {cited(key)} stands twice in one mapping")
             seen.add(key)
 
 

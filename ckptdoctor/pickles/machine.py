@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn
 
+from ckptdoctor.limits import LONGEST_NAME, MOST_GLOBALS
 from ckptdoctor.pickles.nodes import CallNode, GlobalNode, Node, PersistentNode
-
-MAX_OPCODES = 20_000_000
 
 
 class PickleError(ValueError):
@@ -17,7 +16,7 @@ class PickleError(ValueError):
 class Machine:
     """The state of a run: the stack since the last mark, the stacks below it, the memo."""
 
-    __slots__ = ("calls", "data", "globals", "marks", "memo", "persistent", "protocol", "running", "stack")
+    __slots__ = ("calls", "data", "globals", "marks", "memo", "named", "persistent", "protocol", "running", "stack")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -25,6 +24,7 @@ class Machine:
         self.marks: list[list[Node]] = []
         self.memo: dict[int, Node] = {}
         self.globals: dict[str, None] = {}
+        self.named: dict[tuple[str, str], GlobalNode] = {}
         self.calls: list[CallNode] = []
         self.persistent: list[PersistentNode] = []
         self.protocol = 0
@@ -56,10 +56,20 @@ class Machine:
         return node
 
     def name(self, module: str, name: str) -> GlobalNode:
-        """A node for a global; remembered for the list of what the stream names."""
-        node = GlobalNode(module, name)
-        self.globals[node.path] = None
+        """The node for a global, one for all the times that it is named."""
+        node = self.named.get((module, name))
+        if node is None:
+            if len(module) + len(name) > LONGEST_NAME:
+                fail("a global whose name is too long")
+            node = self.named[module, name] = GlobalNode(module, name)
+            self.note(node.path)
         return node
+
+    def note(self, path: str) -> None:
+        """Remember a name for the list of what the stream names."""
+        self.globals[path] = None
+        if len(self.globals) > MOST_GLOBALS:
+            fail(f"it names more than {MOST_GLOBALS:,} different globals")
 
 
 Handler = Callable[[Machine, int], int]

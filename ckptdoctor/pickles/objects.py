@@ -145,7 +145,7 @@ def extension(layout: str) -> Handler:
 
     def push(m: Machine, at: int) -> int:
         code = unpack(m.data, at)[0]
-        m.globals[f"copyreg extension {code}"] = None
+        m.note(f"copyreg extension {code}")
         m.stack.append(ExtensionNode(code))
         return at + size
 
