@@ -13,9 +13,11 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ckptdoctor.errors import CkptDoctorError, KeyMapError, PlanError, TargetNotBuildable, UsageError
-from ckptdoctor.text import printable
+from ckptdoctor.text import printable, shortened
 
 FAILED, INTERRUPTED = 2, 130
+_LONGEST = 10_000
+"""Characters of a message: whatever it lists or quotes, it is to be read by somebody."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -95,7 +97,7 @@ def text_of(error: CkptDoctorError) -> str:
 
 
 def _one(message: str, hint: str | None) -> list[str]:
-    return [f"error: {printable(message)}", *([f"hint: {printable(hint)}"] if hint else [])]
+    return [f"error: {shortened(message, _LONGEST)}", *([f"hint: {shortened(hint, _LONGEST)}"] if hint else [])]
 
 
 def _json(error: CkptDoctorError) -> str:
