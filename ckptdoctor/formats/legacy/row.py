@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ckptdoctor.files import SourceFile
+from ckptdoctor.limits import OverLimit, limits
 from ckptdoctor.pickles.machine import Handler, Machine, PickleError
 from ckptdoctor.pickles.nodes import ByteString, CallNode, DictNode, Node, PersistentNode
 from ckptdoctor.pickles.objects import binpersid
@@ -18,8 +19,9 @@ from ckptdoctor.pickles.values import counted, quoted, text_line
 
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
-_WINDOWS = (1 << 20, 1 << 25, 1 << 30)
-"""Bytes in which the pickles are looked for, one size after the other: nothing in the file says how long they are."""
+_WINDOWS = (1 << 20, 1 << 25)
+"""Bytes in which the pickles are looked for, one size after the other, and at last as many as metadata may have: nothing in the
+file says how long they are."""
 
 
 class Row(NamedTuple):
@@ -45,15 +47,18 @@ def begins_row(head: bytes) -> bool:
 def read_row(source: SourceFile) -> Row:
     """Parse the pickles, without reading much of what follows them; raises PickleError."""
     before = ""
-    for window in _WINDOWS:
+    most = limits().metadata
+    for window in (*(window for window in _WINDOWS if window < most), most):
         size = min(window, source.size)
         try:
             return _parse_row(source.read(0, size))
         except PickleError as error:  # malformed, or longer than the window
-            if size < window or window == _WINDOWS[-1] or (str(error) == before and "early" not in before):
+            if size == source.size or (str(error) == before and "early" not in before):
                 raise
             before = str(error)
-    raise AssertionError("unreachable")
+    if "early" in before:
+        raise OverLimit("metadata", f"its pickles do not end within {most:,} bytes")
+    raise PickleError(before)
 
 
 def _parse_row(data: bytes) -> Row:
