@@ -105,17 +105,24 @@ def _header(source: SourceFile) -> tuple[Manifest, dict[str, list[int]], dict[st
     if length > min(MAX_HEADER, source.size - 8):
         raise StrictJsonError(f"its header of {length:,} bytes ends beyond the file")
     check_metadata(length, "its header")
-    document = loads(source.read(8, length), max_nesting=None, count_names=_names)
+    raw = source.read(8, length)
+    document = loads(raw, max_nesting=None, count_names=_names)
     if not isinstance(document, dict):
         raise StrictJsonError("the header is no object")
     metadata = _metadata(document.pop("__metadata__", None))
     if (long := longest_name(document) or longest_name(metadata)) is not None:
         raise StrictJsonError(f"{cited(long)} is too long for a key")
+    if b"\\u" in raw and (half := next(filter(_is_no_text, chain(document, *metadata.items())), None)) is not None:
+        raise StrictJsonError(f"{cited(half)} is no Unicode text")  # an escape of half a surrogate
     names, shapes, spans = _columns(document)
     looks = _looks(document, list(zip(names, map(tuple, shapes), strict=True)))
     _check_spans(document, looks, spans, source.size - 8 - length)
     specs = [TensorSpec(key, look.shape, look.dtype) for key, look in zip(document, looks, strict=True)]
     return Manifest(specs), dict(zip(document, spans, strict=True)), metadata, 8 + length
+
+
+def _is_no_text(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _names(document: Any) -> int:

@@ -103,10 +103,13 @@ PRINTING: Cases = {
     "metadata that moves the cursor": Listed(_metadata(format=ANSI, author=FALSE), ("w",)),
     "metadata that ties a false message": Listed(_metadata(**{FALSE: "w"}), ("w", FALSE)),
     "a key in safetensors that moves the cursor": Listed(b.safetensors_bytes({ANSI: ROW["w"]}, bytes(8)), (ANSI,)),
-    "a key in safetensors with half a surrogate": Listed(
+    "a key in safetensors with half a surrogate": corrupt(
         b.safetensors_bytes(b'{"\\ud800":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', bytes(8)),
-        ("\ud800",),
-        to_safetensors="no Unicode text",
+        r"'\\ud800' is no Unicode text",
+    ),
+    "metadata of safetensors with half a surrogate": corrupt(
+        b.safetensors_bytes(b'{"__metadata__":{"a":"\\udfff"},"w":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'),
+        r"'\\udfff' is no Unicode text",
     ),
     "a key in safetensors twice, that is a false message": corrupt(
         b.safetensors_bytes(json.dumps({FALSE: 1})[:-1] + "," + json.dumps({FALSE: 1})[1:]),
