@@ -122,12 +122,12 @@ def child(node: Node, name: str) -> Node:
 def checked_views(pickle: Pickle) -> dict[int, TensorView]:
     """Every tensor of the file by the identity of its node, checked against its storage."""
     views: dict[int, TensorView] = {}
-    known: dict[tuple[int, int], TensorView | None] = {}  # in a hostile file, a million calls share their arguments
+    known: dict[tuple[int, int], TensorView] = {}  # in a hostile file, a million calls share their arguments
     for call in pickle.calls:
         alike = id(call.function), id(call.arguments)
-        again = alike in known and not call.edits
-        view = known[alike] if again else known.setdefault(alike, view_of(call))
+        view = view_of(call) if call.edits else known.get(alike) or view_of(call)
         if view is not None:
+            known[alike] = view
             storage, layout, _ = view
             if len(layout.shape) > 64 or layout.reach * layout.dtype.bits > storage.nbytes * 8:
                 shape = shortened(shape_text(layout.shape[:64]))

@@ -7,9 +7,10 @@ tests/security/test_corpus.py gives every one to the command line.
 from __future__ import annotations
 
 from tests.security.corpus.cases import Cases
-from tests.security.corpus.containers import HEADERS, NAMES, POLYGLOTS
+from tests.security.corpus.containers import NAMES, POLYGLOTS
 from tests.security.corpus.execution import EXECUTION
 from tests.security.corpus.expense import EXPENSE
+from tests.security.corpus.headers import HEADERS
 from tests.security.corpus.indexes import INDEXES
 from tests.security.corpus.lookalikes import LOOKALIKES
 from tests.security.corpus.meanings import MEANINGS

@@ -91,16 +91,16 @@ _HUGE = b.number(10**5000)
 _FOLLOW = ("--optimizer", "follow")
 _NO_LIST = "params is no list of numbers or names"
 
+_BEGINS = b.pickled(b.number(0x1950A86A20F9469CFC6C)) + b.pickled(b.number(1001))
+_OLD = _BEGINS + b.pickled(b.dict_({"little_endian": b"\x88"}))
+"""A file of torch before 1.6, up to its object."""
+
 EXPENSE: Cases = {
     "20 million opcodes": over(
         lambda: b.torch_file(b.pickled(b"N0" * 10_000_000 + b"N")), "opcodes", "more than 3,000,000 opcodes"
     ),
     "20 million opcodes in an old file": over(
-        lambda: (
-            b.pickled(b.number(0x1950A86A20F9469CFC6C))
-            + b.pickled(b.number(1001))
-            + b.pickled(b"N0" * 10_000_000 + b"N")
-        ),
+        lambda: _OLD + b.pickled(b"N0" * 10_000_000 + b"N"),
         "opcodes",
     ),
     "20 million marks": over(lambda: b.torch_file(b.pickled(b"(" * 20_000_000)), "opcodes"),
@@ -296,21 +296,17 @@ EXPENSE: Cases = {
         "metadata",
         "a manifest is",
     ),
-    "an old file whose facts are 100 MB": over(
-        lambda: (
-            b.pickled(b.number(0x1950A86A20F9469CFC6C))
-            + b.pickled(b.number(1001))
-            + b.pickled(b"B" + struct.pack("<I", 100 << 20) + bytes(100 << 20))
-        ),
+    "an old file whose facts are 20 MB": over_time(
+        lambda: _BEGINS + b.pickled(b"B" + struct.pack("<I", 20 << 20) + bytes(20 << 20)),
+        "record of its machine is longer",
+    ),
+    "an old file whose object is 100 MB": over(
+        lambda: _OLD + b.pickled(b"B" + struct.pack("<I", 100 << 20) + bytes(100 << 20)),
         "metadata",
         "do not end within",
     ),
     "an old file that reads its whole before it fails": over_time(
-        lambda: (
-            b.pickled(b.number(0x1950A86A20F9469CFC6C))
-            + b.pickled(b.number(1001))
-            + b.pickled(b"N" * 2_000_000 + b"\xff")
-        ),
+        lambda: _OLD + b.pickled(b"N" * 2_000_000 + b"\xff"),
         "unknown opcode",
     ),
 }
