@@ -16,7 +16,7 @@ from ckptdoctor.errors import CorruptCheckpoint, LimitExceeded, OutputError, Pla
 from ckptdoctor.execution.beside import check_harmless, what_follows
 from ckptdoctor.execution.outputs import Fill, check_filled, output_keys, output_tensors, stored_weights
 from ckptdoctor.execution.provenance import make_receipt
-from ckptdoctor.files import check_rewritable, same_file, staged
+from ckptdoctor.files import Staging, check_rewritable, same_file, staged
 from ckptdoctor.formats import READERS, writer_for
 from ckptdoctor.formats.base import WriteOptions, Writer, Written, no_data
 from ckptdoctor.formats.tensors import OutputTensor
@@ -67,18 +67,26 @@ def execute(
         tensors = output_tensors(plan, source, stored_weights(plan, source), names, fill)
         _check_envelope(options, source, writer)
         with staged(final, overwrite=overwrite) as staging:
-            with writer.opened(staging.main, final) as opened:
-                aside = options._replace(beside=following.beside)
-                written = writer.write(opened, list(tensors.values()), source.envelope, aside)
+            aside = options._replace(beside=following.beside)
+            written = _write(staging, writer, list(tensors.values()), source, aside)
             written.notes += following.notes
-            source.envelope.source.check_unchanged()
-            _check_written(staging.main, writer, written, list(tensors.values()), final)
             receipt = make_receipt(plan, final, tensors, written, command, _described(writer, written), fill)
             for suffix, text in {**written.sidecars, RECEIPT_SUFFIX: receipt_json(receipt)}.items():
                 staging.put_beside(suffix, text)
             source.__exit__()  # here, so that nothing is left to do once the output is in place
             writer.destination(output, overwrite=overwrite)  # what stands there now may be replaced, too
     return receipt._replace(notes=(*receipt.notes, *staging.notes))
+
+
+def _write(
+    staging: Staging, writer: Writer[Any], tensors: Sequence[OutputTensor], source: OpenSource, options: WriteOptions
+) -> Written:
+    """The output, whole and looked at, where it waits for its place."""
+    with writer.opened(staging.main, staging.final) as opened:
+        written = writer.write(opened, tensors, source.envelope, options)
+    source.envelope.source.check_unchanged()
+    _check_written(staging.main, writer, written, tensors, staging.final)
+    return written
 
 
 def _described(writer: Writer[Any], written: Written) -> dict[str, Any]:

@@ -139,12 +139,14 @@ def checked_views(pickle: Pickle) -> dict[int, TensorView]:
 def tensor_mappings(root: Node, views: Mapping[int, TensorView]) -> Iterator[tuple[Way, Node]]:
     """Every mapping that directly holds tensors under text keys, from the root down through mappings and lists.
 
-    A doubled key in any mapping on the way is a PickleError.
+    A doubled key in any mapping on the way is a PickleError, and one beside tensors that is no name.
     """
     for trail, node in trails(root, views):
         pairs = mapping_pairs(node) or []
         _check_distinct(pairs)
         if any(isinstance(key, str) and id(value) in views for key, value in pairs):
+            if (long := longest_name([key for key, _ in pairs if isinstance(key, str)])) is not None:
+                raise PickleError(f"{cited(long)} is too long for a key")
             yield way_of(trail), node
 
 
@@ -158,8 +160,6 @@ def _check_distinct(pairs: list[tuple[Node, Node]]) -> None:
 
     1, 1.0 and True are one key.
     """
-    if (long := longest_name([key for key, _ in pairs if isinstance(key, str)])) is not None:
-        raise PickleError(f"{cited(long)} is too long for a key")
     if len(pairs) == len({key for key, _ in pairs if type(key) is str}):
         return
     texts, numbers = set[str](), set[str]()  # as texts, numbers cannot be made to collide

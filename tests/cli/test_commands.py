@@ -160,7 +160,7 @@ class TestInspect:
     def test_says_what_is_in_a_checkpoint_and_where(self, cli: Cli) -> None:
         lines = cli("inspect source.ckpt").stdout.split("\n")
         assert lines[:2] == ["source.ckpt (torch)", "  the weights lie at state_dict"]
-        assert [line.split() for line in lines if line.startswith("a.")] == [
+        assert [line.split() for line in lines if line.strip().startswith("a.")] == [
             ["a.w", "2x3", "float32", "unknown", "1", "6"],
             ["a.b", "3", "float32", "unknown", "1", "3"],
         ]

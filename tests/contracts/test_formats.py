@@ -413,15 +413,16 @@ def test_every_byte_is_shown_and_digests_can_be_left_out(tmp_path, writer, sourc
     shown = []
     options = WriteOptions(digests=False, progress=shown.append)
     opened = WRITERS[writer].opened
-    with open_checkpoint(path) as checkpoint, opened(tmp_path / "plain", overwrite=False) as file:
+    outs = [tmp_path / "plain", tmp_path / "digested"]
+    with open_checkpoint(path) as checkpoint, opened(outs[0], outs[0]) as file:
         tensors = outputs(checkpoint, place)
         written = WRITERS[writer].write(file, tensors, Envelope(checkpoint, place), options)
         size = sum(tensor.spec.nbytes for tensor in tensors if tensor.tied_to is None)
     assert written.digests == {}
     assert sum(shown) >= size
-    with open_checkpoint(path) as checkpoint, opened(tmp_path / "digested", overwrite=False) as file:
+    with open_checkpoint(path) as checkpoint, opened(outs[1], outs[1]) as file:
         WRITERS[writer].write(file, outputs(checkpoint, place), Envelope(checkpoint, place), WriteOptions())
-    with READERS[writer].open(tmp_path / "plain") as plain, READERS[writer].open(tmp_path / "digested") as digested:
+    with READERS[writer].open(outs[0]) as plain, READERS[writer].open(outs[1]) as digested:
         there = place if place in plain.places else ()
         assert values(plain, there) == values(digested, there)
 

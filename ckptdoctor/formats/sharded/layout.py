@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptdoctor.errors import CheckpointError, CorruptCheckpoint
-from ckptdoctor.text import listing, plural, printable
+from ckptdoctor.text import listing, plural, printable, shortened
 
 INDEX = ".index.json"
 _NUMBERED = re.compile(r"(.+)-(\d{5,7})-of-(\d{5,7})(\.\w+)")
@@ -100,7 +100,7 @@ def shard_path(folder: Path, name: str) -> Path | None:
         return path if path.exists() else None
     except OSError as error:  # a name that is too long, a loop of links, a folder that may not be read
         raise CorruptCheckpoint(
-            f"cannot look at {printable(name)} in {folder}: {error.strerror}", path=folder
+            f"cannot look at {shortened(name)} in {folder}: {error.strerror}", path=folder
         ) from None
 
 

@@ -100,7 +100,7 @@ INDEXES: Cases = {
     "an empty name": _index({"w": ""}, _OUT),
     "a dot": _index({"w": "."}, _OUT),
     "two dots": _index({"w": ".."}, _OUT),
-    "a name of 300 letters": _index({"w": "x" * 300 + ".safetensors"}, "lacks 1 shard: x{200}"),
+    "a name of 300 letters": _index({"w": "x" * 300 + ".safetensors"}, "cannot look at x{200}\\.\\.\\. .*too long"),
     "a name of 100,000 letters": _index({"w": "x" * 100_000}, r"\(100,000 characters\) is too long for a name"),
     "a number for a name": _index({"w": 7}, "no weight_map from keys to names"),
     "a list for a name": _index({"w": ["model.safetensors"]}, "no weight_map from keys to names"),

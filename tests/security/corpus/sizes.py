@@ -92,11 +92,11 @@ SIZES: Cases = {
     "a view of elements that torch does not have": corrupt(
         torch_with(b.tensor(UNTYPED, dtype="torch.float5")), "unknown element type"
     ),
-    "a view without a storage": corrupt(
-        file_of({"w": b.call("torch._utils._rebuild_tensor_v2", b"N", b"K\0", b")", b")")}), "without a storage"
-    ),
-    "a tensor that a view is called": corrupt(
-        file_of({"w": b.call("torch._utils._rebuild_tensor_v2", b.tensor(), b"K\0", b")", b")")}), "without a storage"
+    "a view without a storage": corrupt(torch_with(b.tensor(b"N")), "without a storage"),
+    "a tensor that a view is called": corrupt(torch_with(b.tensor(b.tensor())), "without a storage"),
+    "a tensor of four arguments": corrupt(
+        file_of({"w": b.call("torch._utils._rebuild_tensor_v2", b.storage(), b"K\0", b")", b")")}),
+        "made of 4 arguments",
     ),
     "four floats as 2^38 floats": Listed(
         torch_with(b.tensor(shape=(1 << 38,), stride=(0,))),
