@@ -413,13 +413,13 @@ def test_every_byte_is_shown_and_digests_can_be_left_out(tmp_path, writer, sourc
     shown = []
     options = WriteOptions(digests=False, progress=shown.append)
     opened = WRITERS[writer].opened
-    with open_checkpoint(path) as checkpoint, opened(tmp_path / "plain", overwrite=False) as file:
+    with open_checkpoint(path) as checkpoint, opened(tmp_path / "plain", tmp_path / "plain") as file:
         tensors = outputs(checkpoint, place)
         written = WRITERS[writer].write(file, tensors, Envelope(checkpoint, place), options)
         size = sum(tensor.spec.nbytes for tensor in tensors if tensor.tied_to is None)
     assert written.digests == {}
     assert sum(shown) >= size
-    with open_checkpoint(path) as checkpoint, opened(tmp_path / "digested", overwrite=False) as file:
+    with open_checkpoint(path) as checkpoint, opened(tmp_path / "digested", tmp_path / "digested") as file:
         WRITERS[writer].write(file, outputs(checkpoint, place), Envelope(checkpoint, place), WriteOptions())
     with READERS[writer].open(tmp_path / "plain") as plain, READERS[writer].open(tmp_path / "digested") as digested:
         there = place if place in plain.places else ()
