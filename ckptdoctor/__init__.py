@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ckptdoctor.integrations.modules import load_into
     from ckptdoctor.integrations.proving import assert_loaded
     from ckptdoctor.keymap import KeyMap, Rule, load_map
+    from ckptdoctor.limits import Limits, limited
     from ckptdoctor.model import Manifest, TensorSpec
     from ckptdoctor.ops import Op
     from ckptdoctor.plan import Plan, Step, make_plan
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Finding",
     "KeyMap",
+    "Limits",
     "Manifest",
     "Op",
     "Plan",
@@ -47,6 +49,7 @@ __all__ = [
     "assert_loaded",
     "evaluate",
     "execute",
+    "limited",
     "load_into",
     "load_map",
     "make_plan",
@@ -63,6 +66,7 @@ _HOMES = {
     "integrations.modules": "load_into",
     "integrations.proving": "assert_loaded",
     "keymap": "KeyMap Rule load_map",
+    "limits": "Limits limited",
     "model": "Manifest TensorSpec",
     "ops": "Op",
     "plan": "Plan Step make_plan",

@@ -8,6 +8,7 @@
         CheckpointNotFound          nothing is at that path, or it may not be read
         UnknownFormat               which formats were tried, and why each said no
         CorruptCheckpoint           truncated, overlapping, bad header, shard missing
+        LimitExceeded               asks for more than `Limits` allow; the hint names the flag
         UnsafeCheckpoint            would need code to be run; names it
         NoStateDict                 the weights were not found, or in two places; lists the candidates
       TargetError                   .reference
@@ -108,6 +109,10 @@ class UnknownFormat(CheckpointError):
 
 class CorruptCheckpoint(CheckpointError):
     """The file is of a known format and breaks its rules: truncated, overlapping, a lying header."""
+
+
+class LimitExceeded(CheckpointError):
+    """The file asks for more than the limits allow (`ckptdoctor.Limits`); the hint names the flag that allows more."""
 
 
 class UnsafeCheckpoint(CheckpointError):

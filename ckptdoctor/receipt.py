@@ -14,16 +14,17 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from ckptdoctor.errors import CheckpointError, CorruptCheckpoint, UsageError
+from ckptdoctor.errors import CheckpointError, CorruptCheckpoint, LimitExceeded, UsageError
 from ckptdoctor.files import SourceFile
+from ckptdoctor.limits import OverLimit, check_metadata
 from ckptdoctor.model import DTYPES
 from ckptdoctor.strictjson import StrictJsonError, loads
+from ckptdoctor.text import cited
 
 SCHEMA = "ckptdoctor/receipt/1"
 RECEIPT_BEGINS = f'{{\n  "schema": "{SCHEMA}"'
 """How the text of every receipt begins, so that one can be told from what is none."""
 RECEIPT_SUFFIX = ".receipt.json"
-MAX_BYTES = 1 << 28
 
 
 class TensorReceipt(NamedTuple):
@@ -106,12 +107,13 @@ def read_receipt(output: str | os.PathLike[str]) -> Receipt:
     path = find_receipt(output) or receipt_path(output)
     with SourceFile(path) as file:
         try:
-            if file.size > MAX_BYTES:
-                raise StrictJsonError(f"{file.size:,} bytes are too many for a receipt")
+            check_metadata(file.size, "a receipt")
             return _receipt(loads(file.read(0, file.size)), os.fspath(output))
         except StrictJsonError as error:
             hint = "remap writes one anew with the output; without the file, what it said is not checked"
             raise CorruptCheckpoint(f"{path} is no receipt: {error}", path=path, hint=hint) from None
+        except OverLimit as over:
+            raise LimitExceeded(f"{path}: {over}", path=path, hint=over.hint) from None
 
 
 def check_not_again(source: str | os.PathLike[str], maps: Mapping[str, str], *, reverse: bool = False) -> None:
@@ -203,14 +205,14 @@ def _check_keys(tensors: tuple[TensorReceipt, ...], random: Iterable[str]) -> No
     keys = Counter(tensor.key for tensor in tensors)
     for key, times in keys.items():
         if times > 1:
-            raise StrictJsonError(f"the tensor {key!r} stands in it {times} times")
+            raise StrictJsonError(f"the tensor {cited(key)} stands in it {times} times")
     targets = Counter([*(tensor.target for tensor in tensors), *random])
     for key, times in targets.items():
         if times > 1:
-            raise StrictJsonError(f"the target {key!r} stands in it {times} times")
+            raise StrictJsonError(f"the target {cited(key)} stands in it {times} times")
     for tensor in tensors:
         if tensor.tied_to is not None and tensor.tied_to not in keys:
-            raise StrictJsonError(f"{tensor.key!r} is tied to {tensor.tied_to!r}, which is not there")
+            raise StrictJsonError(f"{cited(tensor.key)} is tied to {cited(tensor.tied_to)}, which is not there")
 
 
 _Fits: TypeAlias = Callable[[Any], bool]

@@ -11,11 +11,14 @@ from ckptdoctor.errors import NoStateDict
 from ckptdoctor.formats import open_checkpoint
 from ckptdoctor.formats.base import Checkpoint, Envelope, Place
 from ckptdoctor.model import Manifest, Origin
-from ckptdoctor.text import listing, plural, printable
+from ckptdoctor.text import listing, plural, shortened
 from ckptdoctor.wrappers import SelectionError, place_text, select
 
 if TYPE_CHECKING:
     from ckptdoctor.unpickling import Exposure
+
+_MOST_NOTES = 100
+"""Notes of one kind that are worth a line each."""
 
 
 @collector_paused()
@@ -71,7 +74,10 @@ def describe(path: str | os.PathLike[str], *, selected: str | None = None) -> De
         for other, tensors in checkpoint.places.items():
             if other != place:
                 elsewhere[place_text(other[:1])] += tensors
-        facts = [f"{plural(count, 'tensor')} more at {printable(name)}" for name, count in elsewhere.items()]
+        most = elsewhere.most_common(_MOST_NOTES)
+        facts = [f"{plural(count, 'tensor')} more at {shortened(name)}" for name, count in most]
+        if (more := len(elsewhere) - _MOST_NOTES) > 0:
+            facts.append(f"more tensors at {plural(more, 'other place')}")
         return Description(manifest, tuple(facts), _exposures(checkpoint))
 
 
@@ -107,7 +113,10 @@ def find_weights(checkpoint: Checkpoint, selected: str | None) -> Place:
 def _manifest(checkpoint: Checkpoint, selected: str | None) -> Manifest:
     place = find_weights(checkpoint, selected)
     notes = list(checkpoint.notes)
-    notes += [f"{printable(key)} is no dense tensor; it is kept as it is" for key in checkpoint.others(place)]
+    others = checkpoint.others(place)
+    notes += [f"{shortened(key)} is no dense tensor; it is kept as it is" for key in others[:_MOST_NOTES]]
+    if (more := len(others) - _MOST_NOTES) > 0:
+        notes.append(f"{more:,} more of its entries are no dense tensors")
     if harm := _dangerous(checkpoint):
         notes.append(f"{checkpoint.path} would call {listing(harm)} if it were unpickled; ckptdoctor never does that")
     origin = Origin(

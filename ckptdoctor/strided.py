@@ -13,22 +13,25 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Literal
 
-from ckptdoctor.errors import CorruptCheckpoint
+from ckptdoctor.errors import CorruptCheckpoint, LimitExceeded
 from ckptdoctor.files import CHUNK, SourceFile
+from ckptdoctor.limits import OverLimit, limits
 from ckptdoctor.model import Layout
 
 _FORMATS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
-MAX_EXPANDED = 1 << 34
-"""Bytes that a view may have beyond those of its storage (a broadcast): 16 GiB."""
 
 
 def gather(source: SourceFile, start: int, extent: int, layout: Layout, *, big_endian: bool = False) -> Iterator[bytes]:
-    """Yield the packed little-endian values of a view whose storage is `extent` bytes from byte `start` of the source on."""
+    """Yield the packed little-endian values of a view whose storage is `extent` bytes from byte `start` of the source on.
+
+    Raises LimitExceeded for a view (a broadcast) of many more bytes than its storage has.
+    """
     size, bits = layout.nbytes, layout.dtype.bits
-    if size > extent + MAX_EXPANDED or layout.reach * bits > extent * 8:
-        raise CorruptCheckpoint(
-            f"{source.path}: a tensor of {size:,} bytes on a storage of {extent:,} bytes", path=source.path
-        )
+    what = f"{source.path}: a tensor of {size:,} bytes on a storage of {extent:,} bytes"
+    if layout.reach * bits > extent * 8:
+        raise CorruptCheckpoint(what, path=source.path)
+    if size > extent + limits().materialised:
+        raise LimitExceeded(what, path=source.path, hint=OverLimit("materialised", what).hint)
     first = start + layout.offset * bits // 8
     if layout.contiguous:
         raw = source.chunks(first, size)

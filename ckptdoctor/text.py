@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
+_TYPED = 200
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -18,6 +20,18 @@ def printable(text: str) -> str:
         return character == " " or category(character)[0] not in "CZ"
 
     return "".join(c if harmless(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def cited(text: str, most: int = 200) -> str:
+    """Words from a file for a message: quoted, harmless, and at most about so many characters of them."""
+    if len(text) <= most:
+        return f"'{printable(text)}'"
+    return f"'{printable(text[:most])}...' ({len(text):,} characters)"
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """The same without quotes: a name in a list of names."""
+    return printable(text) if len(text) <= most else f"{printable(text[:most])}... ({len(text):,} characters)"
 
 
 def cells_of(text: str) -> int:
@@ -82,17 +96,20 @@ def plural(count: int, noun: str) -> str:
 
 
 def listing(names: Iterable[str], limit: int = 5) -> str:
-    """The first few names for a message, and how many more there are."""
-    every = [printable(name) for name in names]
+    """The first few names for a message, none of them long, and how many more there are."""
+    every = list(names)
     more = len(every) - limit
-    return ", ".join(every[:limit]) + (f" and {more:,} more" if more > 0 else "")
+    return ", ".join(map(shortened, every[:limit])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def nearest(name: str, candidates: Iterable[str], limit: int = 3) -> list[str]:
-    """The candidates most like `name`, best first; empty where nothing is near."""
+    """The candidates most like `name`, best first; empty where nothing is near, or too long to be somebody's typing."""
     from difflib import get_close_matches
 
-    return get_close_matches(name, list(candidates)[:5000], n=limit, cutoff=0.6)
+    if len(name) > _TYPED:
+        return []
+    short = [candidate for candidate in islice(candidates, 5000) if len(candidate) <= _TYPED]
+    return get_close_matches(name, short, n=limit, cutoff=0.6)
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str | None:

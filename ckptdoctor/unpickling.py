@@ -22,9 +22,10 @@ from ckptdoctor.pickles.nodes import (
     SetNode,
 )
 from ckptdoctor.pickles.parse import Pickle
+from ckptdoctor.text import shortened
 
-MAX_PLACES = 100
-"""Places that are kept for one global; the uses beyond are counted."""
+MAX_PLACES, MAX_PLACES_IN_ALL = 100, 10_000
+"""Places that are kept for one global, and for all of a pickle; the uses beyond are counted."""
 _CLASSES: tuple[Danger, ...] = ("dangerous", "unknown", "inert")
 _Trail: TypeAlias = tuple["_Trail", str] | None
 """The way to a node, from its end: the name in its container, and the way to that."""
@@ -111,7 +112,7 @@ def _of_pickle(pickle: Pickle) -> Iterator[Exposure]:
     lost = {_function_text(call) for call in thrown_away}
     for path, danger in classes.items():
         where = places.get(path, [])
-        if path in lost or (path in wanted and not where):
+        if path in lost or (path in wanted and not where and not uses.get(path)):
             where = [*where, _lost_text(named.get(path))]
         yield Exposure(path, danger, tuple(where), max(uses.get(path, 0), len(where)))
 
@@ -150,6 +151,7 @@ def _uses(root: Node, wanted: set[str]) -> tuple[dict[str, list[str]], dict[str,
     """Where each of the wanted globals stands, and how often."""
     places: dict[str, list[str]] = {path: [] for path in wanted}
     uses = dict.fromkeys(wanted, 0)
+    left = MAX_PLACES_IN_ALL
     for node, trail in _nodes(root):
         if type(node) is GlobalNode:
             path = node.path
@@ -159,8 +161,9 @@ def _uses(root: Node, wanted: set[str]) -> tuple[dict[str, list[str]], dict[str,
             continue
         if path in wanted:
             uses[path] += 1
-            if len(places[path]) < MAX_PLACES and (place := _place_text(trail)) not in places[path]:
+            if left and len(places[path]) < MAX_PLACES and (place := _place_text(trail)) not in places[path]:
                 places[path].append(place)
+                left -= 1
     return places, uses
 
 
@@ -172,7 +175,7 @@ def _place_text(trail: _Trail) -> str:
         if len(names) == 64:
             names.append("...")
             break
-    return "/".join(reversed(names)) or "."
+    return shortened("/".join(reversed(names)) or ".")
 
 
 def _nodes(root: Node) -> Iterator[tuple[Node, _Trail]]:

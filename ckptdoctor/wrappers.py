@@ -54,7 +54,7 @@ def select(places: Mapping[Place, int], wanted: str | None = None) -> Place:
         if len(group) == 1:
             return group[0]
         if group:
-            rows = ", ".join(f"{place_text(place)} ({plural(places[place], 'tensor')})" for place in group)
+            rows = listing((f"{place_text(place)} ({plural(places[place], 'tensor')})" for place in group), limit=12)
             message = f"several places could hold the weights: {rows}"
             raise SelectionError(message, hint=f"choose one, as --select {place_text(group[0])}", candidates=group)
     raise AssertionError("unreachable: the last preference takes everything")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-AT_LEAST = {"hostile files": 150, "mutants": 70_000, "faults": 1_000, "kills": 200}
+AT_LEAST = {"hostile files": 500, "mutants": 70_000, "faults": 6_000, "kills": 300}
 KINDS = tuple(AT_LEAST)
 _PREFIX = "safety: "
 

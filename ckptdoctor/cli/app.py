@@ -27,6 +27,8 @@ MAP_COMMANDS = {
     "check": "ckptdoctor.cli.map_check:map_check",
     "invert": "ckptdoctor.cli.map_invert:map_invert",
 }
+READ_NOTHING = ("schema",)
+"""Commands that read no checkpoint, and so have no limits."""
 
 
 class LazyGroup(TyperGroup):
@@ -43,7 +45,7 @@ class LazyGroup(TyperGroup):
         if cmd_name not in self.table:
             return super().get_command(ctx, cmd_name)
         single = _typer()
-        command(single, cmd_name)(load(self.table[cmd_name]))
+        command(single, cmd_name, reads=cmd_name not in READ_NOTHING)(load(self.table[cmd_name]))
         built = typer.main.get_command(single)
         built.name = cmd_name
         return built

@@ -14,10 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ckptdoctor.errors import CkptDoctorError, KeyMapError, PlanError, TargetNotBuildable, UsageError
-from ckptdoctor.text import printable
+from ckptdoctor.text import printable, shortened
 
 FAILED = 2
 _STOPPED = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+_LONGEST = 10_000
+"""Characters of a message: whatever it lists or quotes, it is to be read by somebody."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -136,7 +138,7 @@ def _stopped(error: KeyboardInterrupt) -> int:
 
 
 def _one(message: str, hint: str | None) -> list[str]:
-    return [f"error: {printable(message)}", *([f"hint: {printable(hint)}"] if hint else [])]
+    return [f"error: {shortened(message, _LONGEST)}", *([f"hint: {shortened(hint, _LONGEST)}"] if hint else [])]
 
 
 def _json(error: CkptDoctorError) -> str:

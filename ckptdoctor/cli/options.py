@@ -10,6 +10,9 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import typer
 
 from ckptdoctor.cli.guard import status_of
+from ckptdoctor.errors import UsageError
+from ckptdoctor.limits import Limits, limited
+from ckptdoctor.text import bytes_of
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint, or a manifest.")]
 Target = Annotated[
@@ -99,10 +102,47 @@ class PolicyOptions(NamedTuple):
     ] = None
 
 
-def command(app: typer.Typer, name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+class LimitOptions(NamedTuple):
+    """How much a checkpoint may ask for. No command takes this group: `command` lays it out and has it hold."""
+
+    max_opcodes: Annotated[
+        int, typer.Option("--max-opcodes", metavar="N", min=1, help="Opcodes of a pickle, values of a JSON file.")
+    ] = Limits().opcodes
+    max_nesting: Annotated[
+        int, typer.Option("--max-nesting", metavar="N", min=1, help="Levels in which weights are looked for.")
+    ] = Limits().nesting
+    max_metadata: Annotated[
+        str, typer.Option("--max-metadata", metavar="SIZE", help="A pickle, header or index, unpacked.")
+    ] = "64MiB"
+    max_materialised: Annotated[
+        str,
+        typer.Option("--max-materialised", metavar="SIZE", help="What a tensor may have beyond its storage's bytes."),
+    ] = "4GiB"
+
+    @property
+    def limits(self) -> Limits:
+        """As the readers know them; raises UsageError."""
+        return Limits(
+            self.max_opcodes,
+            self.max_nesting,
+            size_of("--max-metadata", self.max_metadata),
+            size_of("--max-materialised", self.max_materialised),
+        )
+
+
+def size_of(option: str, text: str) -> int:
+    """The bytes that an option asks for; raises UsageError where that is no number, or nothing."""
+    size = bytes_of(text)
+    if not size:
+        raise UsageError(f"{option} {text}: no number of bytes", hint=f"as in {option} 5GB")
+    return size
+
+
+def command(app: typer.Typer, name: str, *, reads: bool = True) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Register a function as a command: parameters that are one of the groups above are laid out as options.
 
-    What it returns is the exit status; exceptions become one too.
+    What it returns is the exit status; exceptions become one too. One that `reads` checkpoints gets the limits as options,
+    which hold while it runs.
     """
 
     def register(function: Callable[..., int]) -> Callable[..., int]:
@@ -115,13 +155,18 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., int]], Calla
             else:
                 annotation = hints[parameter.name]
                 parameters.append(parameter.replace(annotation=annotation, kind=inspect.Parameter.KEYWORD_ONLY))
+        parameters += _laid_out(LimitOptions) if reads else []
 
         def run(**given: Any) -> None:
             as_json = given.get("format") == "json"
-            values = {
-                name: group(**{field: given.pop(field) for field in group._fields}) for name, group in groups.items()
-            }
-            raise typer.Exit(status_of(lambda: function(**values, **given), as_json=as_json))
+            values = {name: _taken(group, given) for name, group in groups.items()}
+            options = _taken(LimitOptions, given) if reads else LimitOptions()
+
+            def limited_run() -> int:
+                with limited(options.limits):
+                    return function(**values, **given)
+
+            raise typer.Exit(status_of(limited_run, as_json=as_json))
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -130,6 +175,11 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., int]], Calla
         return function
 
     return register
+
+
+def _taken(group: Any, given: dict[str, Any]) -> Any:
+    """A group of the options that are given, which are taken out of them."""
+    return group(**{field: given.pop(field) for field in group._fields})
 
 
 def _laid_out(group: Any) -> list[inspect.Parameter]:

@@ -45,7 +45,7 @@ def publish(result: object, options: OutputOptions, *, next_step: str | None = N
             say(printable(detail))
     step = next_step or page.next_step
     if step and not options.quiet and to_stdout == ["table"]:
-        say(f"next: {step}")
+        say(f"next: {printable(step)}")
 
 
 def write_stdout(text: str) -> None:

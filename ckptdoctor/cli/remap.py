@@ -17,6 +17,7 @@ from ckptdoctor.cli.options import (
     SourceOptions,
     Target,
     TargetOptions,
+    size_of,
 )
 from ckptdoctor.cli.output import check_options, publish
 from ckptdoctor.cli.progress import byte_progress
@@ -33,7 +34,6 @@ from ckptdoctor.policy import evaluate
 from ckptdoctor.receipt import Receipt
 from ckptdoctor.reports.comparison import Comparison
 from ckptdoctor.source import open_source
-from ckptdoctor.text import bytes_of
 
 
 class WriteChoices(NamedTuple):
@@ -139,10 +139,7 @@ def _check(source: str, write: WriteChoices) -> None:
 
 
 def _bytes(option: str, text: str | None) -> int | None:
-    size = bytes_of(text) if text is not None else None
-    if text is not None and not size:
-        raise UsageError(f"{option} {text}: no number of bytes", hint=f"as in {option} 5GB")
-    return size
+    return None if text is None else size_of(option, text)
 
 
 def _peak(plan: Plan, write: WriteChoices) -> Peak | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptdoctor.collector import collector_paused
-from ckptdoctor.errors import CorruptCheckpoint, OutputError, PlanError, UsageError
+from ckptdoctor.errors import CorruptCheckpoint, LimitExceeded, OutputError, PlanError, UsageError
 from ckptdoctor.execution.beside import check_harmless, what_follows
 from ckptdoctor.execution.outputs import Fill, check_filled, output_keys, output_tensors, stored_weights
 from ckptdoctor.execution.provenance import make_receipt
@@ -20,6 +20,7 @@ from ckptdoctor.files import check_rewritable, same_file, staged
 from ckptdoctor.formats import READERS, writer_for
 from ckptdoctor.formats.base import WriteOptions, Writer, Written, no_data
 from ckptdoctor.formats.tensors import OutputTensor
+from ckptdoctor.limits import OverLimit
 from ckptdoctor.plan import Plan
 from ckptdoctor.receipt import RECEIPT_BEGINS, RECEIPT_SUFFIX, Receipt, check_not_again, receipt_json, receipt_path
 from ckptdoctor.source import OpenSource, open_source
@@ -107,12 +108,15 @@ def _check_written(
 ) -> None:
     """Open the new file, before it takes its place, as anyone would: it must list exactly what was to be written."""
     wanted = sorted((tensor.key, tensor.spec.shape, tensor.spec.dtype.name) for tensor in tensors)
-    with READERS[writer.name].open(path) as opened:
-        written.check(opened)
-        found = [
-            sorted((spec.key, spec.shape, spec.dtype.name) for spec in opened.manifest(place).values())
-            for place in opened.places
-        ]
+    try:
+        with READERS[writer.name].open(path) as opened:
+            written.check(opened)
+            found = [
+                sorted((spec.key, spec.shape, spec.dtype.name) for spec in opened.manifest(place).values())
+                for place in opened.places
+            ]
+    except OverLimit as over:
+        raise LimitExceeded(f"what was written for {final}: {over}", path=final, hint=over.hint) from None
     if wanted and wanted not in found:
         raise OutputError(
             f"what was written for {final} does not read back as what was planned",

@@ -7,10 +7,11 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from ckptdoctor.errors import CheckpointNotFound, CorruptCheckpoint, UnknownFormat, UsageError
+from ckptdoctor.errors import CheckpointNotFound, CorruptCheckpoint, LimitExceeded, UnknownFormat, UsageError
 from ckptdoctor.files import head_of, system
 from ckptdoctor.formats.base import Checkpoint, Probe, Reader, Writer
 from ckptdoctor.lazy import Table
+from ckptdoctor.limits import OverLimit
 
 READERS: Table[Reader] = Table(
     {
@@ -35,9 +36,15 @@ WRITERS: Table[Writer[Any]] = Table(
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint of any known format, recognised by its content.
 
-    Raises CheckpointNotFound, UnknownFormat (with what each format said) or CorruptCheckpoint.
+    Raises CheckpointNotFound, UnknownFormat (with what each format said), CorruptCheckpoint or LimitExceeded.
     """
-    probe = _probe(Path(path))
+    try:
+        return _opened(_probe(Path(path)), path)
+    except OverLimit as over:
+        raise LimitExceeded(f"{path}: {over}", path=path, hint=over.hint) from None
+
+
+def _opened(probe: Probe, path: str | os.PathLike[str]) -> Checkpoint:
     refusals = []
     for reader in READERS.values():
         refusal = reader.refusal(probe)

@@ -11,11 +11,12 @@ from ckptdoctor.errors import CorruptCheckpoint
 from ckptdoctor.files import SourceFile
 from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader, no_data
 from ckptdoctor.formats.tensors import StoredTensor
+from ckptdoctor.limits import check_metadata, longest_name
 from ckptdoctor.model import DTYPES, Manifest, TensorSpec
 from ckptdoctor.strictjson import StrictJsonError, loads
+from ckptdoctor.text import cited
 
 SCHEMA = "ckptdoctor/manifest/1"
-MAX_BYTES = 1 << 28
 
 
 def manifest_json(manifest: Manifest) -> str:
@@ -69,8 +70,7 @@ class ManifestReader(Reader):
         """Read the whole file, which is small."""
         source = SourceFile(path)
         try:
-            if source.size > MAX_BYTES:
-                raise StrictJsonError(f"{source.size:,} bytes are too many for a manifest")
+            check_metadata(source.size, "a manifest")
             return ManifestCheckpoint(source, _parse(loads(source.read(0, source.size))))
         except StrictJsonError as error:
             source.close()
@@ -98,9 +98,11 @@ def _parse(document: Any) -> Manifest:
     for spec in specs:
         first = manifest.get(spec.tied_to) if spec.tied_to is not None else None
         if spec.tied_to is not None and first is None:
-            raise StrictJsonError(f"{spec.key!r} is tied to {spec.tied_to!r}, which is not there")
+            raise StrictJsonError(f"{cited(spec.key)} is tied to {cited(spec.tied_to)}, which is not there")
         if first is not None and (first.tied_to is not None or (first.dtype, first.numel) != (spec.dtype, spec.numel)):
-            raise StrictJsonError(f"{spec.key!r} is tied to {first.key!r}, which is tied itself or of another size")
+            raise StrictJsonError(
+                f"{cited(spec.key)} is tied to {cited(first.key)}, which is tied itself or of another size"
+            )
     return manifest
 
 
@@ -112,6 +114,7 @@ def _spec(row: Any, number: int) -> TensorSpec:
     tied_to = row.get("tied_to")
     good = (
         isinstance(key, str)
+        and longest_name([key]) is None
         and isinstance(shape, list)
         and all(type(size) is int and 0 <= size < 1 << 63 for size in shape[:64])
         and len(shape) <= 64

@@ -164,10 +164,11 @@ def _local(tensor: Any) -> Tensor:
 
 
 def _gathered(tensor: Any) -> Tensor:
-    """A sharded tensor whole, by way of the devices that its ranks talk through; any other as it is."""
+    """A sharded tensor whole; any other as it is. What was moved to the CPU is gathered where its ranks talk."""
     if not _is_sharded(tensor):
         return tensor  # type: ignore[no-any-return]
-    return tensor.to(tensor.device_mesh.device_type).full_tensor()  # type: ignore[no-any-return]
+    there = tensor.device_mesh.device_type
+    return (tensor if tensor.device.type == there else tensor.to(there)).full_tensor()  # type: ignore[no-any-return]
 
 
 def _constant(data: memoryview, dtype: str) -> str | None:

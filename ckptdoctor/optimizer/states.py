@@ -9,9 +9,9 @@ from typing import Literal, TypeAlias
 
 from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.nodes import Node, mapping_pairs
-from ckptdoctor.pickles.optimizers import holds_states, items_of
+from ckptdoctor.pickles.optimizers import holds_states, is_name, items_of
 from ckptdoctor.pickles.tensors import TensorView
-from ckptdoctor.text import listing, printable, shape_text
+from ckptdoctor.text import listing, printable, shape_text, shortened
 
 Shape: TypeAlias = tuple[int, ...]
 Order: TypeAlias = Literal[0, 1, 2]
@@ -114,8 +114,8 @@ def _inside(way: tuple[str, ...], node: Node, depth: int = 0) -> Iterator[tuple[
     if pairs is not None and {"state", "param_groups"} <= {key for key, _ in pairs if isinstance(key, str)}:
         yield way, node
     elif pairs is not None and depth < 2:
-        for key, value in pairs:
-            if type(key) not in (int, str):
+        for key, value in items_of(node) or ():
+            if not is_name(key):
                 raise OptimizerProblem(f"{_text(way)} holds optimizers under keys that are no names")
             yield from _inside((*way, str(key)), value, depth + 1)
     else:
@@ -129,7 +129,7 @@ def _optimizer(graph: TensorGraph, way: tuple[str, ...], node: Node) -> Optimize
         raise OptimizerProblem(
             f"{_text(way)} is no state dict of an optimizer: state or param_groups is of another kind"
         )
-    by_id = {key: value for key, value in states if type(key) in (int, str)}
+    by_id = {key: value for key, value in states if _is_id(key)}
     groups = tuple(
         tuple(_members(graph, f"{_text(way)}, group {number}", group, by_id)) for number, group in enumerate(listed)
     )
@@ -137,7 +137,7 @@ def _optimizer(graph: TensorGraph, way: tuple[str, ...], node: Node) -> Optimize
     shared = [str(each) for each, count in times.items() if count > 1]
     if shared:
         raise OptimizerProblem(f"{_text(way)}: two groups share the parameter {listing(shared)}")
-    if stray := [str(key) for key, _ in states if type(key) not in (int, str) or key not in times]:
+    if stray := [_id_text(key) for key, _ in states if not _is_id(key) or key not in times]:
         raise OptimizerProblem(f"{_text(way)}: no group has the parameter {listing(stray)}, which has a state")
     return OptimizerState(way, groups)
 
@@ -145,14 +145,23 @@ def _optimizer(graph: TensorGraph, way: tuple[str, ...], node: Node) -> Optimize
 def _members(graph: TensorGraph, where: str, group: Node, states: Mapping[int | str, Node]) -> Iterator[Member]:
     parts = {key: value for key, value in mapping_pairs(group) or [] if isinstance(key, str)}
     ids, names = parts.get("params"), parts.get("param_names")
-    if not isinstance(ids, list) or not all(type(each) in (int, str) for each in ids):
+    if not isinstance(ids, list) or not all(map(_is_id, ids)):
         raise OptimizerProblem(f"{where}: params is no list of numbers or names")
     if names is not None and not (isinstance(names, list) and len(names) == len(ids) and all(map(_is_text, names))):
         raise OptimizerProblem(f"{where}: param_names is no list of a name for each parameter")
     for number, each in enumerate(ids):
         name = names[number] if names is not None else each if isinstance(each, str) else None
-        place = f"{where}, parameter {printable(str(name if name is not None else each))}"
+        place = f"{where}, parameter {shortened(str(name if name is not None else each))}"
         yield Member(place, each, name, _entries(graph, place, states[each]) if each in states else None)
+
+
+def _is_id(value: Node) -> bool:
+    """A name, or a number of which no two have one hash."""
+    return isinstance(value, str) or (type(value) is int and value.bit_length() < 61)
+
+
+def _id_text(value: Node) -> str:
+    return str(value) if _is_id(value) else f"a {type(value).__name__}"
 
 
 def _is_text(value: Node) -> bool:
@@ -166,7 +175,7 @@ def _entries(graph: TensorGraph, where: str, node: Node) -> tuple[Entry, ...] | 
     entries = tuple(Entry(key, value, graph.views.get(id(value))) for key, value in pairs)
     for entry in entries:
         if entry.view is None and type(entry.value) not in _PLAIN:
-            raise OptimizerProblem(f"{where}: {printable(entry.name)} is neither a tensor nor a number")
+            raise OptimizerProblem(f"{where}: {shortened(entry.name)} is neither a tensor nor a number")
     _check_whole(where, [entry for entry in entries if entry.is_moment])
     return entries or None
 

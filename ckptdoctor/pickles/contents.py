@@ -9,9 +9,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 
+from ckptdoctor.limits import longest_name
 from ckptdoctor.model import Manifest, TensorSpec
 from ckptdoctor.pickles.machine import PickleError
-from ckptdoctor.pickles.nodes import CallNode, DictNode, Node, mapping_pairs
+from ckptdoctor.pickles.nodes import Node, mapping_pairs
 from ckptdoctor.pickles.optimizers import (
     OPTIMIZER_KEYS,
     Way,
@@ -19,12 +20,12 @@ from ckptdoctor.pickles.optimizers import (
     is_name,
     items_of,
     optimizers_in,
+    trails,
+    way_of,
 )
 from ckptdoctor.pickles.parse import Pickle
 from ckptdoctor.pickles.tensors import StorageNode, TensorView, view_of
-
-MAX_DEPTH = 64
-"""Levels of mappings and lists below which no weights are looked for."""
+from ckptdoctor.text import cited, shape_text, shortened
 
 
 class TensorGraph:
@@ -115,17 +116,22 @@ class TensorGraph:
 
 def child(node: Node, name: str) -> Node:
     """What stands under a name in a mapping, or at a number in a list; the names of a place are known to be there."""
-    return next(value for key, value in items_of(node) or [] if is_name(key) and str(key) == name)
+    return next(value for key, value in items_of(node) or () if is_name(key) and str(key) == name)
 
 
 def checked_views(pickle: Pickle) -> dict[int, TensorView]:
     """Every tensor of the file by the identity of its node, checked against its storage."""
-    views = {}
+    views: dict[int, TensorView] = {}
+    known: dict[tuple[int, int], TensorView] = {}  # in a hostile file, a million calls share their arguments
     for call in pickle.calls:
-        if (view := view_of(call)) is not None:
+        alike = id(call.function), id(call.arguments)
+        view = view_of(call) if call.edits else known.get(alike) or view_of(call)
+        if view is not None:
+            known[alike] = view
             storage, layout, _ = view
             if len(layout.shape) > 64 or layout.reach * layout.dtype.bits > storage.nbytes * 8:
-                raise PickleError(f"a tensor of shape {layout.shape[:64]} reaches beyond its storage {storage.key}")
+                shape = shortened(shape_text(layout.shape[:64]))
+                raise PickleError(f"a tensor of shape {shape} reaches beyond its storage {shortened(storage.key)}")
             views[id(call)] = view
     return views
 
@@ -135,22 +141,11 @@ def tensor_mappings(root: Node, views: Mapping[int, TensorView]) -> Iterator[tup
 
     A doubled key in any mapping on the way is a PickleError.
     """
-    work: list[tuple[Way, Node]] = [((), root)]
-    seen: set[int] = set()
-    while work:
-        place, node = work.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        pairs = items_of(node) or []
-        _check_distinct(pairs if type(node) in (DictNode, CallNode) else [])
+    for trail, node in trails(root, views):
+        pairs = mapping_pairs(node) or []
+        _check_distinct(pairs)
         if any(isinstance(key, str) and id(value) in views for key, value in pairs):
-            yield place, node
-        work += [
-            ((*place, str(key)), value)
-            for key, value in (reversed(pairs) if len(place) < MAX_DEPTH else ())
-            if type(value) in (DictNode, CallNode, list, tuple) and id(value) not in views and is_name(key)
-        ]
+            yield way_of(trail), node
 
 
 def _name_of(key: Node) -> str:
@@ -163,6 +158,8 @@ def _check_distinct(pairs: list[tuple[Node, Node]]) -> None:
 
     1, 1.0 and True are one key.
     """
+    if (long := longest_name([key for key, _ in pairs if isinstance(key, str)])) is not None:
+        raise PickleError(f"{cited(long)} is too long for a key")
     if len(pairs) == len({key for key, _ in pairs if type(key) is str}):
         return
     texts, numbers = set[str](), set[str]()  # as texts, numbers cannot be made to collide
@@ -170,7 +167,7 @@ def _check_distinct(pairs: list[tuple[Node, Node]]) -> None:
         seen, name = (texts, key) if isinstance(key, str) else (numbers, _number(key))
         if name is not None:
             if name in seen:
-                raise PickleError(f"the key {name!r} stands twice in one mapping")
+                raise PickleError(f"the key {cited(name)} stands twice in one mapping")
             seen.add(name)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn
 
+from ckptdoctor.limits import LONGEST_NAME, MOST_GLOBALS
 from ckptdoctor.pickles.nodes import CallNode, GlobalName, GlobalNode, Node, PersistentNode
-
-MAX_OPCODES = 20_000_000
 
 
 class PickleError(ValueError):
@@ -18,7 +17,19 @@ class Machine:
     """The state of a run: the stack since the last mark, the stacks below it, the memo."""
 
     __slots__ = (
-        *("calls", "data", "discards", "globals", "marks", "memo", "persistent", "protocol", "running", "stack"),
+        *(
+            "calls",
+            "data",
+            "discards",
+            "globals",
+            "marks",
+            "memo",
+            "named",
+            "persistent",
+            "protocol",
+            "running",
+            "stack",
+        ),
     )
 
     def __init__(self, data: bytes) -> None:
@@ -27,6 +38,7 @@ class Machine:
         self.marks: list[list[Node]] = []
         self.memo: dict[int, Node] = {}
         self.globals: dict[str, GlobalName] = {}
+        self.named: dict[tuple[str, str], GlobalNode] = {}
         self.calls: list[CallNode] = []
         self.persistent: list[PersistentNode] = []
         self.protocol = 0
@@ -59,10 +71,20 @@ class Machine:
         return node
 
     def name(self, module: str, name: str, at: int) -> GlobalNode:
-        """A node for a global that is named at byte `at`; remembered for the list of what the stream names."""
-        node = GlobalNode(module, name)
-        self.globals.setdefault(node.path, GlobalName(module, name, at))
+        """The node for a global that is named at byte `at`, one for all the times that it is named."""
+        node = self.named.get((module, name))
+        if node is None:
+            if len(module) + len(name) > LONGEST_NAME:
+                fail("a global whose name is too long")
+            node = self.named[module, name] = GlobalNode(module, name)
+            self.note(GlobalName(module, name, at))
         return node
+
+    def note(self, name: GlobalName) -> None:
+        """Remember a name for the list of what the stream names."""
+        self.globals.setdefault(name.path, name)
+        if len(self.globals) > MOST_GLOBALS:
+            fail(f"it names more than {MOST_GLOBALS:,} different globals")
 
 
 Handler = Callable[[Machine, int], int]

@@ -7,7 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 from ckptdoctor.pickles.machine import Handler, Machine, fail
-from ckptdoctor.pickles.nodes import CallNode, DictNode, ExtensionNode, GlobalNode, Node, PersistentNode, SetNode
+from ckptdoctor.pickles.nodes import (
+    CallNode,
+    DictNode,
+    ExtensionNode,
+    GlobalName,
+    GlobalNode,
+    Node,
+    PersistentNode,
+    SetNode,
+)
 from ckptdoctor.pickles.values import text
 
 _READ_AT_ONCE = ("OrderedDict", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
@@ -147,7 +156,7 @@ def extension(layout: str) -> Handler:
 
     def push(m: Machine, at: int) -> int:
         code = unpack(m.data, at)[0]
-        m.name("copyreg", f"extension {code}", at - 1)
+        m.note(GlobalName("copyreg", f"extension {code}", at - 1))
         m.stack.append(ExtensionNode(code))
         return at + size
 

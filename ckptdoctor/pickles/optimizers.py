@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import Container, Iterable, Iterator
+from typing import Any, TypeAlias
 
+from ckptdoctor.limits import LONGEST_NAME, limits
 from ckptdoctor.pickles.nodes import CallNode, DictNode, Node, mapping_pairs
 
 Way: TypeAlias = tuple[str, ...]
 OPTIMIZER_KEYS = ("optimizer_states", "optimizer", "optimizer_state_dict", "optimizers")
-_DEEPEST = 64
 _PLAIN = (type(None), bool, int, float, str)
 
 
-def items_of(node: Node) -> list[tuple[Node, Node]] | None:
+_CONTAINERS = (DictNode, CallNode, list, tuple)
+Trail: TypeAlias = Any
+"""A way from its end, `(the trail before, key)`; None is the root. The ways of a million nodes would be a gigabyte."""
+
+
+def items_of(node: Node) -> Iterable[tuple[Node, Node]] | None:
     """The entries of a mapping, or of a list by their numbers; None for anything else."""
-    return list(enumerate(node)) if isinstance(node, list | tuple) else mapping_pairs(node)
+    return enumerate(node) if isinstance(node, list | tuple) else mapping_pairs(node)
 
 
 def is_optimizer(node: Node) -> bool:
@@ -33,33 +38,58 @@ def _params(group: Node) -> Node:
     return next((value for key, value in mapping_pairs(group) or [] if isinstance(key, str) and key == "params"), None)
 
 
-def containers(root: Node, passed_over: Node = None) -> Iterator[tuple[Way, Node]]:
-    """Every mapping, list and tuple from the root down, once, with the way to it; not `passed_over` nor what lies in it."""
-    work: list[tuple[Way, Node]] = [((), root)]
-    seen = {id(passed_over)}
+def containers(root: Node, past: Container[int] = ()) -> Iterator[tuple[Way, Node]]:
+    """The root, and every mapping, list and tuple below it that holds something, once, with the way to it, as deep as the limit
+    of nesting says; none whose identity is in `past`, nor what lies in it or has no name."""
+    for trail, node in trails(root, past):
+        yield way_of(trail), node
+
+
+def trails(root: Node, past: Container[int]) -> Iterator[tuple[Trail, Node]]:
+    """The same, but only one way is in memory at a time."""
+    items = items_of(root) if id(root) not in past else None
+    if items is None:
+        return
+    yield None, root
+    deepest, seen = limits().nesting, {id(root)}
+    work: list[tuple[Trail, Iterator[tuple[Node, Node]]]] = [(None, iter(items))]
     while work:
-        way, node = work.pop()
-        items = items_of(node) if id(node) not in seen else None
-        if items is None:
-            continue
-        seen.add(id(node))
-        yield way, node
-        work += [
-            ((*way, str(key)), value)
-            for key, value in (reversed(items) if len(way) < _DEEPEST else ())
-            if type(value) in (DictNode, CallNode, list, tuple) and is_name(key)
-        ]
+        trail, entries = work[-1]
+        for key, value in entries:
+            if type(value) not in _CONTAINERS or id(value) in past or id(value) in seen or not is_name(key):
+                continue
+            items = items_of(value)
+            if not items or not value:
+                continue
+            seen.add(id(value))
+            yield (trail, key), value
+            if len(work) < deepest:
+                work.append(((trail, key), iter(items)))
+                break
+        else:
+            work.pop()
+
+
+def way_of(trail: Trail) -> Way:
+    """The names on a trail, from the root on."""
+    names: list[str] = []
+    while trail is not None:
+        trail, key = trail
+        names.append(str(key))
+    return tuple(reversed(names))
 
 
 def is_name(key: Node) -> bool:
     """Whether a key can be a part of a way: a text, or a number that it does not take long to write."""
-    return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64)
+    if isinstance(key, str):
+        return len(key) <= LONGEST_NAME
+    return isinstance(key, int) and key.bit_length() < 64
 
 
 def optimizers_in(root: Node, weights: Node = None) -> Iterator[tuple[Way, Node]]:
     """Whatever looks like an optimizer's state dict; what lies in the mapping `weights` is passed over."""
-    found = containers(root, weights if weights is not root else None)
-    return ((way, node) for way, node in found if is_optimizer(node))
+    found = trails(root, () if weights is root else {id(weights)})
+    return ((way_of(trail), node) for trail, node in found if is_optimizer(node))
 
 
 def holds_states(node: Node) -> bool:
@@ -73,5 +103,5 @@ def holds_states(node: Node) -> bool:
         items = items_of(value)
         if items is None or any(isinstance(key, str) and key == "param_groups" and inner for key, inner in items):
             return True
-        work += [inner for _, inner in items]
+        work += [inner for _, inner in items_of(value) or ()]
     return False

@@ -10,9 +10,10 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from ckptdoctor.limits import OverLimit, limits
 from ckptdoctor.pickles import objects as o
 from ckptdoctor.pickles import values as v
-from ckptdoctor.pickles.machine import MAX_OPCODES, Handler, Machine, PickleError
+from ckptdoctor.pickles.machine import Handler, Machine, PickleError
 from ckptdoctor.pickles.nodes import (
     ByteString,
     CallNode,
@@ -70,7 +71,7 @@ class Pickle(NamedTuple):
 
 
 def parse(data: bytes, start: int = 0, *, table: list[Handler] | None = None) -> Pickle:
-    """Parse one pickle that begins at `start`; raises PickleError where it is malformed or too large."""
+    """Parse one pickle that begins at `start`; raises PickleError where it is malformed, OverLimit where it is too long."""
     machine = Machine(data)
     end = run(machine, start, table or HANDLERS)
     seen = tuple(machine.globals.values()), tuple(machine.calls), tuple(machine.persistent)
@@ -88,7 +89,7 @@ def run(m: Machine, at: int, table: list[Handler]) -> int:
     mark, tuple_from_mark, tuple2 = o.mark, o.tuple_from_mark, o.tuple2
     word = struct.Struct("<I").unpack_from
     try:
-        for _ in range(MAX_OPCODES):
+        for _ in range(limits().opcodes):
             handler = table[data[at]]
             if handler is put_word:
                 memo[word(data, at + 1)[0]] = stack[-1]
@@ -119,4 +120,4 @@ def run(m: Machine, at: int, table: list[Handler]) -> int:
                     return at
     except (IndexError, KeyError, struct.error, ValueError, OverflowError) as error:
         raise PickleError(m.complaint(error, at)) from None
-    raise PickleError(f"the pickle has more than {MAX_OPCODES:,} opcodes")
+    raise OverLimit("opcodes", f"the pickle has more than {limits().opcodes:,} opcodes")

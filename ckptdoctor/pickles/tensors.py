@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ckptdoctor.model import DTYPES, DType, Layout
 from ckptdoctor.pickles.machine import PickleError
 from ckptdoctor.pickles.nodes import CallNode, GlobalNode, Node, PersistentNode, mapping_pairs
+from ckptdoctor.text import shortened
 
 _STORAGE_DTYPES = {
     "DoubleStorage": "float64",
@@ -170,7 +171,7 @@ def _storage_dtype(kind: GlobalNode) -> DType | None:
         return None
     name = _STORAGE_DTYPES.get(kind.name) if kind.module in ("torch", "torch.cuda") else None
     if name is None:
-        raise PickleError(f"a storage of the unknown type {kind.path}")
+        raise PickleError(f"a storage of the unknown type {shortened(kind.path)}")
     return DTYPES[name]
 
 

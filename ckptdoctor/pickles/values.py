@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import re
 import struct
 from collections.abc import Callable
 from typing import Any
 
 from ckptdoctor.pickles.machine import Handler, Machine, fail
 from ckptdoctor.pickles.nodes import ByteString
+
+_ESCAPED = re.compile(rb"""(?:[^\\]++|\\(?:[\\'"abfnrtv]|x[0-9a-fA-F]{2}|[0-3][0-7]{2}|[0-7]{1,2}(?![0-7])))*+""")
+"""What Python 2 wrote between quotes. Other escapes would be kept with a warning, which is of no use to anybody."""
 
 
 def constant(value: Any) -> Handler:
@@ -78,6 +82,8 @@ def quoted(raw: bytes) -> ByteString:
     raw = raw.strip()
     if len(raw) < 2 or raw[:1] != raw[-1:] or raw[:1] not in b"'\"":
         fail("a string without quotes")
+    if _ESCAPED.fullmatch(raw, 1, len(raw) - 1) is None:
+        fail("a string with an unknown escape")
     return ByteString(codecs.escape_decode(raw[1:-1])[0])
 
 
@@ -134,15 +140,22 @@ def get(layout: str) -> Handler:
 
 
 def put_line(m: Machine, at: int) -> int:
-    raw, at = m.line(at)
-    m.memo[int(raw)] = m.stack[-1]
-    return at
+    raw, end = m.line(at)
+    m.memo[_index(raw)] = m.stack[-1]
+    return end
 
 
 def get_line(m: Machine, at: int) -> int:
-    raw, at = m.line(at)
-    m.stack.append(m.memo[int(raw)])
-    return at
+    raw, end = m.line(at)
+    m.stack.append(m.memo[_index(raw)])
+    return end
+
+
+def _index(raw: bytes) -> int:
+    """A place in the memo. No larger than the binary opcodes can say it: larger ones could be made to collide."""
+    if not (raw.isdigit() and len(raw) <= 10):
+        fail("a place in the memo that is no count")
+    return int(raw)
 
 
 def memoize(m: Machine, at: int) -> int:

@@ -59,6 +59,10 @@ class Style(NamedTuple):
     width: int | None = None
     color: bool = False
 
+    def narrower(self, columns: int) -> Style:
+        """The same with so many columns less."""
+        return self if self.width is None else self._replace(width=max(self.width - columns, 1))
+
 
 class Renderer(ABC):
     """Writes a page in one way."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ckptdoctor import __version__
 from ckptdoctor.grouping import labels
 from ckptdoctor.model import Manifest, TensorSpec
-from ckptdoctor.reports.base import Column, Page, Row, Table
+from ckptdoctor.reports.base import Column, Page, Row, Table, Tone
 from ckptdoctor.reports.data import source_data, target_data
 from ckptdoctor.reports.health import health_data, health_tables, health_warnings, health_words
 from ckptdoctor.text import bytes_text, listing, plural, shape_text
@@ -27,6 +27,9 @@ _COLUMNS = (
     Column("TENSORS", right=True),
     Column("PARAMETERS", right=True),
 )
+_DANGERS: dict[str, Tone] = {"dangerous": "bad", "unknown": "plain"}
+_MOST_GLOBALS = 100
+"""Rows for the globals of one class; JSON has all of them."""
 
 
 class Inspection(NamedTuple):
@@ -104,11 +107,12 @@ def _globals_tables(globals_: Sequence[Exposure]) -> tuple[Table, ...]:
     if not globals_:
         return ()
     columns = (Column("CLASS"), Column("GLOBAL", fold=True), Column("WHERE", fold=True))
-    rows = [
-        Row((each.danger, each.global_name, listing(each.places, 3)), "bad" if each.danger == "dangerous" else "plain")
-        for each in globals_
-        if each.danger != "inert"
-    ]
+    rows = []
+    for danger, tone in _DANGERS.items():
+        alike = [each for each in globals_ if each.danger == danger]
+        rows += [Row((danger, each.global_name, listing(each.places, 3)), tone) for each in alike[:_MOST_GLOBALS]]
+        if (more := len(alike) - _MOST_GLOBALS) > 0:
+            rows.append(Row((danger, f"{more:,} more", ""), tone))
     if inert := [each.global_name for each in globals_ if each.danger == "inert"]:
         rows.append(Row(("inert", ", ".join(inert), "")))
     return (Table(columns, tuple(rows), "Unpickling it would call (ckptdoctor does not):"),)

@@ -246,6 +246,16 @@ class TestTables:
     def test_eighty_columns_are_enough_for_what_is_usual(self, name: str) -> None:
         assert max(map(len, render(RESULTS[name], width=80).split("\n"))) <= 80
 
+    @pytest.mark.parametrize("width", [None, *range(40, 100, 7)])
+    def test_no_line_begins_with_words_of_a_file(self, width: int | None) -> None:
+        word = "error: all is lost "
+        keys = [f"{word}{number} {word * 9}" for number in range(3)]
+        notes = tuple(f"{number} {word * 20}" for number in range(3))
+        lines = render(Inspection(manifest(keys), facts=notes, every_key=True), width=width).split("\n")
+        assert sum("error:" in line for line in lines) >= 6
+        assert not [line for line in lines if line.startswith(("error", "all", "is", "lost"))]
+        assert width is None or max(map(len, lines)) <= max(width, 60), "the columns beside the key need their room"
+
     def test_shapes_that_need_more_than_the_line_are_not_cut(self) -> None:
         spec = TensorSpec("a.long.key.of.a.tensor", (123_456, 789, 12, 34, 56, 78), DTYPES["float8_e4m3fnuz"])
         target = Manifest([TensorSpec(spec.key, spec.shape, DTYPES["float32"])])

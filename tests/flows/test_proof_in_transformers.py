@@ -108,7 +108,6 @@ class TestTheCallbackOfThePage:
         assert len(error.value.problems) == 20
 
     def test_in_a_real_trainer(self, transformers: Any, callback: Any, tmp_path: Path) -> None:
-        pytest.importorskip("accelerate", reason="the Trainer needs it; it is no dev dependency")
         data = [{"input_ids": torch.arange(8), "labels": torch.arange(8)} for _ in range(8)]
 
         def train(change: Callable[[nn.Module], Any], **more: Any) -> int:

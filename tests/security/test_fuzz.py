@@ -159,6 +159,14 @@ def test_a_comparison_that_fails_is_no_crash_of_the_reference():
     assert len(tally.findings) == list(tally.outcomes).count(WRONG)
 
 
+def test_what_cannot_begin_ends_at_once():
+    def no_seed(number: int) -> int:
+        raise LookupError
+
+    with pytest.raises(RuntimeError, match="before the first mutant"):
+        campaign.run(faulty(no_seed), 100_000, seed=1)
+
+
 def test_too_little_to_compare_is_a_failure(tmp_path):
     never = faulty(reference=lambda number: 1 // 0)
     with pytest.raises(AssertionError, match="too few to compare"):

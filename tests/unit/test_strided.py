@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptdoctor.errors import CorruptCheckpoint
+from ckptdoctor.errors import CorruptCheckpoint, LimitExceeded
 from ckptdoctor.files import SourceFile
 from ckptdoctor.model import DTYPES, DType, Layout, packed, packed_stride
 from ckptdoctor.strided import gather, swapped
@@ -125,7 +125,7 @@ def test_a_view_far_larger_than_its_storage_is_refused(tmp_path):
     path = b.written(tmp_path / "f", bytes(16))
     with (
         SourceFile(path) as source,
-        pytest.raises(CorruptCheckpoint, match=r"4,398,046,511,104 bytes on a storage of 16"),
+        pytest.raises(LimitExceeded, match=r"4,398,046,511,104 bytes on a storage of 16"),
     ):
         next(gather(source, 0, 16, Layout(DTYPES["float32"], (1 << 40,), (0,))))
 

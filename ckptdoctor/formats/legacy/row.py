@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ckptdoctor.files import SourceFile
+from ckptdoctor.limits import OverLimit, limits
 from ckptdoctor.pickles.machine import Handler, Machine, PickleError
 from ckptdoctor.pickles.nodes import ByteString, CallNode, DictNode, Node, PersistentNode
 from ckptdoctor.pickles.objects import binpersid
@@ -17,9 +18,11 @@ from ckptdoctor.pickles.tensors import storage_of, view_of
 from ckptdoctor.pickles.values import counted, quoted, text_line
 
 MAGIC = 0x1950A86A20F9469CFC6C
+_BRIEF = 1 << 14
 VERSION = 1001
-_WINDOWS = (1 << 20, 1 << 25, 1 << 30)
-"""Bytes in which the pickles are looked for, one size after the other: nothing in the file says how long they are."""
+_WINDOWS = (1 << 20, 1 << 25)
+"""Bytes in which the pickles are looked for, one size after the other, and at last as many as metadata may have: nothing in the
+file says how long they are."""
 
 
 class Row(NamedTuple):
@@ -45,29 +48,43 @@ def begins_row(head: bytes) -> bool:
 def read_row(source: SourceFile) -> Row:
     """Parse the pickles, without reading much of what follows them; raises PickleError."""
     before = ""
-    for window in _WINDOWS:
+    most = limits().metadata
+    for window in (*(window for window in _WINDOWS if window < most), most):
         size = min(window, source.size)
         try:
             return _parse_row(source.read(0, size))
         except PickleError as error:  # malformed, or longer than the window
-            if size < window or window == _WINDOWS[-1] or (str(error) == before and "early" not in before):
+            if size == source.size or (str(error) == before and "early" not in before):
                 raise
             before = str(error)
-    raise AssertionError("unreachable")
+    if "early" in before:
+        raise OverLimit("metadata", f"its pickles do not end within {most:,} bytes")
+    raise PickleError(before)
 
 
 def _parse_row(data: bytes) -> Row:
-    magic = parse(data)
+    magic, at = _brief(data, 0, "magic number")
     _expect(MAGIC, magic, "magic number")
-    version = parse(data, magic.end)
+    version, at = _brief(data, at, "protocol version")
     _expect(VERSION, version, "protocol version")
-    machine = parse(data, version.end, table=_HANDLERS)
-    contents = parse(data, machine.end, table=_HANDLERS)
+    machine, at = _brief(data, at, "record of its machine")
+    contents = parse(data, at, table=_HANDLERS)
     keys = parse(data, contents.end, table=_HANDLERS)
     _join_storage_views(contents)
     return Row(
         contents, _keys(keys.root), keys.end, _little_endian(machine.root), (contents, magic, version, machine, keys)
     )
+
+
+def _brief(data: bytes, start: int, what: str) -> tuple[Pickle, int]:
+    """One of the pickles that are never long, and where it ends."""
+    try:
+        pickle = parse(data[start : start + _BRIEF], table=_HANDLERS)
+    except PickleError as error:
+        if "early" in str(error) and len(data) > start + _BRIEF:
+            raise PickleError(f"its {what} is longer than {_BRIEF:,} bytes") from None
+        raise
+    return pickle, start + pickle.end
 
 
 def _expect(number: int, pickle: Pickle, what: str) -> None:

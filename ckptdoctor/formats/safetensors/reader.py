@@ -17,8 +17,10 @@ from ckptdoctor.errors import CorruptCheckpoint
 from ckptdoctor.files import TRUNCATED, SourceFile
 from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader
 from ckptdoctor.formats.tensors import StoredTensor
+from ckptdoctor.limits import check_metadata, longest_name
 from ckptdoctor.model import DTYPES, DType, Manifest, TensorSpec, packed
 from ckptdoctor.strictjson import StrictJsonError, loads
+from ckptdoctor.text import cited
 
 MAX_HEADER = 100_000_000
 
@@ -102,15 +104,25 @@ def _header(source: SourceFile) -> tuple[Manifest, dict[str, list[int]], dict[st
     (length,) = struct.unpack("<Q", source.read(0, 8))
     if length > min(MAX_HEADER, source.size - 8):
         raise StrictJsonError(f"its header of {length:,} bytes ends beyond the file")
-    document = loads(source.read(8, length), max_nesting=None, count_names=_names)
+    check_metadata(length, "its header")
+    raw = source.read(8, length)
+    document = loads(raw, max_nesting=None, count_names=_names)
     if not isinstance(document, dict):
         raise StrictJsonError("the header is no object")
     metadata = _metadata(document.pop("__metadata__", None))
+    if (long := longest_name(document) or longest_name(metadata)) is not None:
+        raise StrictJsonError(f"{cited(long)} is too long for a key")
+    if b"\\u" in raw and (half := next(filter(_is_no_text, chain(document, *metadata.items())), None)) is not None:
+        raise StrictJsonError(f"{cited(half)} is no Unicode text")  # an escape of half a surrogate
     names, shapes, spans = _columns(document)
     looks = _looks(document, list(zip(names, map(tuple, shapes), strict=True)))
     _check_spans(document, looks, spans, source.size - 8 - length)
     specs = [TensorSpec(key, look.shape, look.dtype) for key, look in zip(document, looks, strict=True)]
     return Manifest(specs), dict(zip(document, spans, strict=True)), metadata, 8 + length
+
+
+def _is_no_text(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _names(document: Any) -> int:
@@ -138,11 +150,11 @@ def _columns(rows: Mapping[str, Any]) -> list[list[Any]]:
         regular = False
     if not regular:
         key = next(key for key, row in rows.items() if not isinstance(row, dict) or row.keys() != kinds.keys())
-        raise StrictJsonError(f"the entry of {key!r} has not exactly dtype, shape and data_offsets")
+        raise StrictJsonError(f"the entry of {cited(key)} has not exactly dtype, shape and data_offsets")
     for kind, column in zip(kinds.values(), columns, strict=True):
         if not _all_are(kind, column) or (kind is list and not _all_are(int, chain.from_iterable(column))):
             key = next(key for key, value in zip(rows, column, strict=True) if not _is_good(value, kind))
-            raise StrictJsonError(f"{key!r} has a shape or a span that is no list of counts, or no dtype")
+            raise StrictJsonError(f"{cited(key)} has a shape or a span that is no list of counts, or no dtype")
     return columns
 
 
@@ -162,19 +174,19 @@ def _looks(keys: Iterable[str], found: Sequence[tuple[Any, tuple[int, ...]]]) ->
 
 def _look(key: str, name: Any, shape: tuple[int, ...]) -> _Look:
     if name not in DTYPE_NAMES:
-        raise StrictJsonError(f"{key!r} has the unknown dtype {name!r}")
+        raise StrictJsonError(f"{cited(key)} has the unknown dtype {cited(name)}")
     if not all(0 <= size < 1 << 63 for size in shape):
-        raise StrictJsonError(f"{key!r} has a shape that is no list of counts")
+        raise StrictJsonError(f"{cited(key)} has a shape that is no list of counts")
     if len(shape) > 64:
-        raise StrictJsonError(f"{key!r} has more than 64 dimensions")
+        raise StrictJsonError(f"{cited(key)} has more than 64 dimensions")
     dtype = DTYPES[DTYPE_NAMES[name]]
     if dtype.name == "float4_e2m1fn_x2":  # torch counts pairs
         if not shape or shape[-1] % 2:
-            raise StrictJsonError(f"{key!r} has an odd number of 4-bit elements")
+            raise StrictJsonError(f"{cited(key)} has an odd number of 4-bit elements")
         shape = (*shape[:-1], shape[-1] // 2)
     numel = prod(shape)
     if numel >= 1 << 63 or numel * dtype.bits % 8:
-        raise StrictJsonError(f"{key!r} has a number of elements that no file can hold")
+        raise StrictJsonError(f"{cited(key)} has a number of elements that no file can hold")
     return _Look(dtype, shape, numel * dtype.bits // 8)
 
 
@@ -184,9 +196,9 @@ def _check_spans(keys: Iterable[str], looks: Sequence[_Look], spans: Sequence[li
     for span, key, look in sorted(zip(spans, keys, looks, strict=True)):
         begin, end = span if len(span) == 2 else (0, -1)
         if end - begin != look.nbytes:
-            raise StrictJsonError(f"the span of {key!r} does not fit its shape and dtype")
+            raise StrictJsonError(f"the span of {cited(key)} does not fit its shape and dtype")
         if begin != at:
-            raise StrictJsonError(f"the span of {key!r} overlaps another or leaves a gap")
+            raise StrictJsonError(f"the span of {cited(key)} overlaps another or leaves a gap")
         at = end
     if at != size:
         raise StrictJsonError(

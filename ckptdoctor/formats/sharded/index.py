@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from ckptdoctor.errors import CorruptCheckpoint
 from ckptdoctor.files import SourceFile
+from ckptdoctor.limits import check_metadata, longest_name
 from ckptdoctor.strictjson import StrictJsonError, loads
-
-MAX_BYTES = 1 << 28
+from ckptdoctor.text import cited
 
 
 class Index(NamedTuple):
@@ -36,8 +36,7 @@ def read_index(path: Path) -> Index:
     """Parse an index; raises CorruptCheckpoint."""
     try:
         with SourceFile(path) as source:
-            if source.size > MAX_BYTES:
-                raise StrictJsonError(f"{source.size:,} bytes are too many for an index")
+            check_metadata(source.size, "an index")
             document = loads(source.read(0, source.size))
     except StrictJsonError as error:
         raise invalid(path, str(error)) from None
@@ -47,6 +46,8 @@ def read_index(path: Path) -> Index:
         raise invalid(path, "there is no weight_map from keys to names of files")
     if not isinstance(metadata, dict):
         raise invalid(path, "its metadata is no mapping")
+    if (long := longest_name([*weights, *weights.values()])) is not None:
+        raise invalid(path, f"{cited(long)} is too long for a name")
     files: dict[str, list[str]] = {name: [] for name in sorted(set(weights.values()))}
     for key, name in weights.items():
         files[name].append(key)

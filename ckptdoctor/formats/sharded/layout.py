@@ -68,7 +68,8 @@ def find_layout(path: Path, family: Family) -> Layout | None:
 def file_names(folder: Path) -> list[str]:
     """The files in a folder, but for hidden ones, in the order of their names."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir())
+        names = [entry.name for entry in entries if not entry.name.startswith(".")]
+    return sorted(name for name in names if not os.path.isdir(folder / name))  # noqa: PTH112 - False for a loop of links
 
 
 def check_complete(folder: Path, names: Iterable[str]) -> None:

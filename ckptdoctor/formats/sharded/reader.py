@@ -29,7 +29,7 @@ from ckptdoctor.formats.sharded.layout import (
 from ckptdoctor.formats.tensors import StoredTensor
 from ckptdoctor.model import Manifest
 from ckptdoctor.pickles.parse import Pickle
-from ckptdoctor.text import listing, printable
+from ckptdoctor.text import listing, printable, shortened
 
 
 class ShardedCheckpoint(Checkpoint):
@@ -133,16 +133,22 @@ def _open_shards(folder: Path, names: Sequence[str], family: Family) -> dict[str
         raise missing_shards(folder, missing)
     shards: dict[str, Checkpoint] = {}
     for name, path in ((name, path) for name, path in found.items() if path is not None):
+        if path.is_dir() or name.endswith(INDEX):  # which could name itself
+            raise _no_shard(path, folder, family)
         with ExitStack() as failed:
             shard = failed.enter_context(open_checkpoint(path))
             if shard.format not in family.shards or () not in shard.places:
-                raise CorruptCheckpoint(
-                    f"{path} is no shard of {folder}: it is no {family.shards[0]} file with a state dict at its root",
-                    path=path,
-                    hint="give the file that you want itself",
-                )
+                raise _no_shard(path, folder, family)
             shards[name] = shard
     return shards
+
+
+def _no_shard(path: Path, folder: Path, family: Family) -> CorruptCheckpoint:
+    return CorruptCheckpoint(
+        f"{printable(str(path))} is no shard of {folder}: it is no {family.shards[0]} file with a state dict at its root",
+        path=path,
+        hint="give the file that you want itself",
+    )
 
 
 def _twice(folder: Path, shards: Mapping[str, Checkpoint]) -> CorruptCheckpoint:
@@ -170,7 +176,8 @@ def _check_index(index: Index, shards: Mapping[str, Checkpoint], manifest: Manif
             raise invalid(index.path, f"{name} holds {listing(sorted(unlisted))}, which it does not say")
     size = index.total_size
     if size not in (None, manifest.nbytes) and size != sum(spec.nbytes for spec in manifest.values()):
-        raise invalid(index.path, f"its total_size is {size:,}, and the tensors have {manifest.nbytes:,} bytes")
+        said = shortened(f"{size:,}", 40)
+        raise invalid(index.path, f"its total_size is {said}, and the tensors have {manifest.nbytes:,} bytes")
 
 
 def _common(all_metadata: Sequence[Mapping[str, str]]) -> dict[str, str]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
+from contextvars import copy_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +62,12 @@ class ShardedWriter(Writer[OutputFolder]):
         together = _Together(options.progress)
         watched = options._replace(progress=together.progress)
         with ThreadPoolExecutor(self.at_once) as workers, together:
-            tasks = [workers.submit(self._write_shard, output, shard, origin, watched) for shard in shards]
+            tasks = [
+                workers.submit(
+                    copy_context().run, self._write_shard, output, shard, origin, watched
+                )  # limits hold there too
+                for shard in shards
+            ]
             for task in as_completed(tasks):
                 task.result()
         for part in (task.result() for task in tasks):

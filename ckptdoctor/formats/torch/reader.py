@@ -9,18 +9,22 @@ from pathlib import Path
 
 from ckptdoctor.archive.reading import Archive, ArchiveError
 from ckptdoctor.collector import collector_paused
-from ckptdoctor.errors import CorruptCheckpoint, UnknownFormat
+from ckptdoctor.errors import CheckpointError, CorruptCheckpoint, LimitExceeded, UnknownFormat
 from ckptdoctor.files import TRUNCATED, SourceFile
 from ckptdoctor.formats.base import Checkpoint, Place, Probe, Reader
 from ckptdoctor.formats.tensors import StoredTensor
+from ckptdoctor.limits import OverLimit
 from ckptdoctor.model import DTYPES, Manifest, TensorSpec
 from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.machine import PickleError
 from ckptdoctor.pickles.parse import Pickle, parse
 from ckptdoctor.pickles.tensors import StorageNode, TensorView, storage_of
+from ckptdoctor.text import listing, shortened
 
 VERSIONS = range(1, 11)
 _BYTES = DTYPES["uint8"]
+_SMALL = ("byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
+"""Records that torch writes around the storages, beside the version."""
 
 
 class TorchCheckpoint(TensorGraph, Checkpoint):
@@ -34,7 +38,10 @@ class TorchCheckpoint(TensorGraph, Checkpoint):
         self.archive = Archive(source)
         self._starts: dict[str, int] = {}
         _check_kind(self.archive, source)
-        pickle = parse(self.archive.read("data.pkl"))
+        raw = self.archive.read("data.pkl")
+        pickle = parse(raw)
+        if pickle.end != len(raw):
+            raise PickleError(f"{len(raw) - pickle.end:,} bytes follow the end of its pickle")
         self.big_endian = _byte_order(self.archive) == "big"
         self.hold(pickle, _storages(pickle, self.archive))
         self.places = {place: len(self.pairs(place)) for place in self.nodes}
@@ -95,8 +102,10 @@ class TorchReader(Reader):
             raise
 
 
-def damaged(path: Path, error: Exception) -> CorruptCheckpoint:
-    """The error to raise for something in a torch file that breaks the rules."""
+def damaged(path: Path, error: Exception) -> CheckpointError:
+    """The error to raise for something in a torch file that breaks the rules, or a limit."""
+    if isinstance(error, OverLimit):
+        return LimitExceeded(f"{path}: {error}", path=path, hint=error.hint)
     hint = TRUNCATED if "truncated" in str(error) else None
     if "did not write it" in str(error):
         hint = "is it an archive that has to be unpacked first?"
@@ -113,6 +122,11 @@ def _check_kind(archive: Archive, source: SourceFile) -> None:
         raise UnknownFormat(message, path=source.path, hint="is it an archive that has to be unpacked first?")
     if archive.entry("version") is None or archive.read("version").strip() not in [str(v).encode() for v in VERSIONS]:
         raise ArchiveError("its version record is missing or unknown")
+    if more := [name for name in names if name.casefold().endswith((".pkl", ".pickle")) and name != "data.pkl"]:
+        raise ArchiveError(f"it holds another pickle ({listing(more)}) beside the one that torch.load reads")
+    for name in _SMALL:
+        if archive.entry(name) is not None:
+            archive.read(name)
 
 
 def _byte_order(archive: Archive) -> str:
@@ -133,10 +147,12 @@ def _storages(pickle: Pickle, archive: Archive) -> dict[str, StorageNode]:
             raise PickleError("a reference to something outside the file that is no storage")
         known, nbytes = storages.setdefault(storage.key, storage), storage.nbytes
         if known is not storage and known.nbytes != nbytes:
-            raise PickleError(f"storage {storage.key} has two sizes")
+            raise PickleError(f"storage {shortened(storage.key)} has two sizes")
         if known is not storage and (known.dtype or _BYTES) != (storage.dtype or _BYTES):
-            raise PickleError(f"storage {storage.key} has two types")  # to torch, it has the first of them
+            raise PickleError(f"storage {shortened(storage.key)} has two types")  # to torch, it has the first of them
         spare = archive.storage(f"data/{storage.key}").size - nbytes
         if not 0 <= spare < (storage.dtype.itemsize if storage.dtype else 1):
-            raise PickleError(f"storage {storage.key} claims {nbytes:,} bytes, its record differs by {spare:+,}")
+            raise PickleError(
+                f"storage {shortened(storage.key)} claims {nbytes:,} bytes, its record differs by {spare:+,}"
+            )
     return storages

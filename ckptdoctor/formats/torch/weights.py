@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from ckptdoctor.formats.torch.edits import Replacements
 from ckptdoctor.formats.torch.renames import metadata_node, renamed_modules
+from ckptdoctor.limits import longest_name
 from ckptdoctor.pickles.contents import TensorGraph, child
 from ckptdoctor.pickles.nodes import Node, mapping_pairs, with_pairs
 from ckptdoctor.pickles.patch import Tracked
@@ -61,7 +62,10 @@ class Weights:
             key: new_of[id(value)] for key, value in self.old if source.is_weight(key, value) and id(value) in new_of
         }
         named = [key for key, _ in mapping_pairs(self.metadata) or []] + [_module(key) for key, _ in self.old]
-        return renamed_modules(dict.fromkeys(name for name in named if isinstance(name, str)), kept)
+        if all(old == new for old, new in kept.items()):
+            return {}
+        paths = (name for name in named if isinstance(name, str) and longest_name([name]) is None)
+        return renamed_modules(dict.fromkeys(paths), kept)
 
     def _module_paths(self) -> Mapping[str, str]:
         """Those of them that stand in the metadata."""

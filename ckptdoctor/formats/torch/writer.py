@@ -14,6 +14,7 @@ from ckptdoctor.formats.moving import Mover, Sums
 from ckptdoctor.formats.tensors import OutputTensor, sha256_of
 from ckptdoctor.formats.torch.envelope import contents
 from ckptdoctor.formats.torch.reader import TorchCheckpoint, damaged
+from ckptdoctor.limits import OverLimit
 from ckptdoctor.pickles.contents import TensorGraph
 from ckptdoctor.pickles.machine import PickleError
 from ckptdoctor.pickles.tensors import StorageNode
@@ -39,7 +40,7 @@ class TorchWriter(FileWriter):
         try:
             content = contents(origin, tensors, options)
             folder, alignment, records = _frame(origin, options)
-        except (ArchiveError, PickleError) as error:
+        except (ArchiveError, PickleError, OverLimit) as error:
             raise damaged(origin.source.path, error) from None
         archive = ArchiveWriter(output, folder, alignment=alignment)
         with Mover(output, origin.source, options, crcs=True) as mover:

@@ -1,4 +1,5 @@
-"""Tables for a terminal. One column folds where the line is short; nothing is ever cut off.
+"""Tables for a terminal. One column folds where the line is short; nothing is ever cut off, and no line begins with words that
+come from a file: a key may be `error: all is lost`.
 
 Laid out here, a column at a time: a table may have a row for each of 200,000 tensors, and Rich takes a third of a millisecond
 for a row.
@@ -26,12 +27,12 @@ class TableRenderer(Renderer):
     def render(self, page: Page, style: Style) -> str:
         """Title, facts, tables, sentence, with empty lines between."""
         lines = [*_styled(_BOLD, _text(page.title, style), style)]
-        lines += [line for fact in page.facts for line in _text("  " + fact, style)]
+        lines += [_GAP + line for fact in page.facts for line in _text(fact, style.narrower(len(_GAP)))]
         for table in page.tables:
             lines.append("")
             if table.heading:
                 lines += _styled(_BOLD, _text(table.heading, style), style)
-            lines += _table(table, style)
+            lines += _table(table, style, _GAP if table.columns[0].fold else "")
         lines += ["", *_styled(_COLORS[page.tone], _text(page.sentence, style), style), ""]
         return "\n".join(lines)
 
@@ -44,8 +45,9 @@ def _styled(code: str, lines: Iterable[str], style: Style) -> Iterable[str]:
     return (f"\x1b[{code}m{line}\x1b[0m" for line in lines) if code and style.color else lines
 
 
-def _table(table: Table, style: Style) -> Iterator[str]:
-    """The lines of the head and of the rows."""
+def _table(table: Table, style: Style, before: str) -> Iterator[str]:
+    """The lines of the head and of the rows, each with something before it."""
+    style = style.narrower(len(before))
     rows = [tuple(column.title for column in table.columns), *(row.cells for row in table.rows)]
     columns: Sequence[Sequence[str]] = [_printable(cells) for cells in zip(*rows, strict=True)]
     widths = _widths(table.columns, columns, style.width)
@@ -57,7 +59,7 @@ def _table(table: Table, style: Style) -> Iterator[str]:
         _padded(cells, width, right=column.right)
         for column, cells, width in zip(table.columns, columns, widths, strict=True)
     ]
-    lines = map(str.rstrip, map(_GAP.join, zip(*padded, strict=True)))
+    lines = (before + _GAP.join(cells).rstrip() for cells in zip(*padded, strict=True))
     if not style.color:
         return lines
     return (f"\x1b[{code}m{line}\x1b[0m" if code else line for code, line in zip(codes, lines, strict=True))

@@ -34,6 +34,7 @@ _OTHERS_MEMORY = 2 << 30
 _BATCH = 5_000
 _FASTEST = "/dev/shm"
 _SHOWN = 12
+_NEVER_BEGAN = 3
 
 UNTRIED, REFUSED, OURS_ALONE, SAME, BOTH, CRASHED, WRONG, READING, COMPARING = range(9)
 """What became of a mutant: SAME and BOTH were read by both, SAME as in one of the good files. The last two are while it is
@@ -107,6 +108,8 @@ def _batch(tally: Tally, numbers: range, folder: Path, shared: mmap.mmap) -> int
     _, status = os.waitpid(child, 0)
     if status == 0:
         return numbers.stop
+    if os.waitstatus_to_exitcode(status) == _NEVER_BEGAN:
+        raise RuntimeError("the fuzzing itself fails before the first mutant; what the child said is on stderr")
     number = _HEAD.unpack_from(shared)[0]
     if shared[_HEAD.size + number] == COMPARING and os.WIFSIGNALED(status):
         shared[_HEAD.size + number] = CRASHED
@@ -117,10 +120,11 @@ def _batch(tally: Tally, numbers: range, folder: Path, shared: mmap.mmap) -> int
 
 
 def _child(trial: _Trial, numbers: range, pipe: int) -> NoReturn:
-    status = 1
+    status = _NEVER_BEGAN
     try:
         settle()
         trial.begin()
+        status = 1
         with open(pipe, "wb", buffering=0) as out:
             for number in numbers:
                 if (what := trial.tried(number)) is not None:
