@@ -124,4 +124,5 @@ def run() -> None:
     status = status_of(_run_app, as_json=as_json)
     signals.ended = True
     close_stdout()
+    signals.release()
     sys.exit(status)

@@ -76,6 +76,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._under_way: Callable[[], Stopped | None] = lambda: None
+        self._before: dict[int, Any] = {}
         self.ended = False
         """Whether the exit status stands already."""
 
@@ -83,7 +84,12 @@ class Signals:
         """From now on."""
         for number in _STOPPED:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._stop)
+                self._before[number] = signal.signal(number, self._stop)
+
+    def release(self) -> None:
+        """No longer."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _stop(self, number: int, _: object) -> None:
         if self.ended or self._under_way() is not None:

@@ -147,7 +147,7 @@ def staged(final: Path, *, overwrite: bool) -> Iterator[Staging]:
             staging.make()
             yield staging
             staging.publish()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, MemoryError):
             if staging.placed:
                 staging.settle()
             raise
@@ -155,7 +155,7 @@ def staged(final: Path, *, overwrite: bool) -> Iterator[Staging]:
             staging.remove()
     except BaseException as error:
         staging.remove()  # again, if a signal came in between
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt | MemoryError):
             error.add_note(in_place(final) if staging.placed else "nothing was replaced")
         for note in staging.notes:
             error.add_note(note)
