@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
-from ckptdoctor.danger import Danger, danger_of
+from ckptdoctor.danger import Danger, danger_of, shown
 from ckptdoctor.pickles.nodes import (
     CallNode,
     DictNode,
@@ -26,6 +26,10 @@ from ckptdoctor.text import shortened
 
 MAX_PLACES, MAX_PLACES_IN_ALL = 100, 10_000
 """Places that are kept for one global, and for all of a pickle; the uses beyond are counted."""
+MAX_DOTS = 20
+"""Attributes of attributes that are followed; more are nobody's name."""
+_CALLERS = ("_rebuild_from_type", "_rebuild_from_type_v2", "reduce")
+"""Functions of torch and of Python that call what they are given first."""
 _CLASSES: tuple[Danger, ...] = ("dangerous", "unknown", "inert")
 _Trail: TypeAlias = tuple["_Trail", str] | None
 """The way to a node, from its end: the name in its container, and the way to that."""
@@ -59,7 +63,8 @@ def dangerous_globals(pickles: Iterable[Pickle]) -> tuple[str, ...]:
     """Those that would do harm: by their names, or because a call is made and its result thrown away."""
     found: dict[str, None] = {}
     for pickle in pickles:
-        found |= dict.fromkeys(_harm(pickle, _thrown_away(pickle)))
+        classes = _classes(pickle, _thrown_away(pickle))
+        found |= dict.fromkeys(path for path, danger in classes.items() if danger == "dangerous")
     return tuple(found)
 
 
@@ -102,13 +107,10 @@ def _cost(key: tuple[Node, ...], costs: dict[int, int]) -> int:
 
 def _of_pickle(pickle: Pickle) -> Iterator[Exposure]:
     thrown_away = _thrown_away(pickle)
-    harm = _harm(pickle, thrown_away)
-    classes = {name.path: danger_of(name.module, name.name) for name in pickle.globals} | dict.fromkeys(
-        harm, _CLASSES[0]
-    )
+    classes = _classes(pickle, thrown_away)
     wanted = {path for path, danger in classes.items() if danger != "inert"}
     places, uses = _uses(pickle.root, wanted) if wanted else ({}, {})
-    named = {name.path: name for name in pickle.globals}
+    named = {shown(name.module, name.name): name for name in pickle.globals}
     lost = {_function_text(call) for call in thrown_away}
     for path, danger in classes.items():
         where = places.get(path, [])
@@ -117,10 +119,59 @@ def _of_pickle(pickle: Pickle) -> Iterator[Exposure]:
         yield Exposure(path, danger, tuple(where), max(uses.get(path, 0), len(where)))
 
 
-def _harm(pickle: Pickle, thrown_away: Iterable[CallNode]) -> list[str]:
-    named = [name.path for name in pickle.globals if danger_of(name.module, name.name) == "dangerous"]
-    indirect = [_function_text(call) for call in pickle.calls if type(call.function) not in (GlobalNode, ExtensionNode)]
-    return [*named, *indirect, *map(_function_text, thrown_away)]
+def _classes(pickle: Pickle, thrown_away: Iterable[CallNode]) -> dict[str, Danger]:
+    """Every global, what is fetched of one by `getattr`, and what is called by another way than its name."""
+    functions = {function.path for call in pickle.calls for function in _called(call)}
+    found: dict[str, Danger] = {}
+    for name in pickle.globals:
+        found[shown(name.module, name.name)] = danger_of(name.module, name.name, called=name.path in functions)
+    for call in pickle.calls:
+        if type(call.function) is GlobalNode:
+            if _fetches(call):
+                found[_fetched_text(call)] = _fetched_danger(call, called=False)
+            elif call.function.name in _CALLERS and call.arguments and type(call.arguments[0]) is not GlobalNode:
+                found[f"what {call.function.path} is given"] = "dangerous"
+        elif type(call.function) is CallNode and _fetches(call.function):
+            text = _fetched_text(call.function)
+            found[text] = min(found.get(text, "inert"), _fetched_danger(call.function, called=True), key=_CLASSES.index)
+        else:
+            found[_function_text(call)] = "dangerous"
+    return found | dict.fromkeys(map(_function_text, thrown_away), _CLASSES[0])
+
+
+def _called(call: CallNode) -> Iterator[GlobalNode]:
+    """The globals that are called: the function, and what some functions are given to call."""
+    if type(call.function) is GlobalNode:
+        yield call.function
+        if call.function.name in _CALLERS and call.arguments and type(call.arguments[0]) is GlobalNode:
+            yield call.arguments[0]
+
+
+def _fetches(call: CallNode) -> bool:
+    """Whether a call is `getattr` with a name: how protocol 2 names what lies in a class."""
+    arguments = call.arguments
+    known = call.is_call_of("builtins", "getattr") or call.is_call_of("__builtin__", "getattr")
+    return known and isinstance(arguments, tuple) and len(arguments) == 2 and isinstance(arguments[1], str)
+
+
+def _fetched(call: CallNode) -> tuple[str, str]:
+    """Module and path of attributes that `getattr` leads to; the module is no name where it begins at an object."""
+    names: list[str] = []
+    node: Node = call
+    while type(node) is CallNode and _fetches(node) and len(names) < MAX_DOTS:
+        node, name = node.arguments
+        names.append(name)
+    if type(node) is GlobalNode:
+        return node.module, ".".join([node.name, *reversed(names)])
+    return "an object", ".".join(["its", *reversed(names)] if len(names) < MAX_DOTS else ["its", "__getattr__"])
+
+
+def _fetched_text(call: CallNode) -> str:
+    return shortened(shown(*_fetched(call)))
+
+
+def _fetched_danger(call: CallNode, *, called: bool) -> Danger:
+    return danger_of(*_fetched(call), called=called)
 
 
 def _thrown_away(pickle: Pickle) -> list[CallNode]:
@@ -139,7 +190,7 @@ def _function_text(call: CallNode) -> str:
     if type(function) is ExtensionNode:
         name = f"copyreg.extension {function.code}"
     else:
-        name = function.path if type(function) is GlobalNode else f"a {type(function).__name__}"
+        name = shown(function.module, function.name) if type(function) is GlobalNode else f"a {type(function).__name__}"
     return f"the result of {name}" if depth else name
 
 
@@ -153,18 +204,27 @@ def _uses(root: Node, wanted: set[str]) -> tuple[dict[str, list[str]], dict[str,
     uses = dict.fromkeys(wanted, 0)
     left = MAX_PLACES_IN_ALL
     for node, trail in _nodes(root):
-        if type(node) is GlobalNode:
-            path = node.path
-        elif type(node) is CallNode and type(node.function) is not GlobalNode:
-            path = _function_text(node)
-        else:
-            continue
-        if path in wanted:
+        for path in _paths_at(node):
+            if path not in wanted:
+                continue
             uses[path] += 1
             if left and len(places[path]) < MAX_PLACES and (place := _place_text(trail)) not in places[path]:
                 places[path].append(place)
                 left -= 1
     return places, uses
+
+
+def _paths_at(node: Node) -> Iterator[str]:
+    """The names under which a node is listed."""
+    if type(node) is GlobalNode:
+        yield shown(node.module, node.name)
+    elif type(node) is CallNode:
+        if type(node.function) is not GlobalNode:
+            yield _function_text(node)
+        elif _fetches(node):
+            yield _fetched_text(node)
+        elif node.function.name in _CALLERS:
+            yield f"what {node.function.path} is given"
 
 
 def _place_text(trail: _Trail) -> str:

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from ckptdoctor import __version__
-from ckptdoctor.cli.guard import Signals, close_stdout, open_streams, status_of
+from ckptdoctor.cli.guard import Signals, close_stdout, open_streams, status_of, stopped_early
 from ckptdoctor.cli.options import command
 from ckptdoctor.errors import OutputError
 from ckptdoctor.lazy import load
@@ -121,7 +121,7 @@ def run() -> None:
     signals.catch()
     words = " ".join(sys.argv[1:]).replace("=", " ")
     as_json = any(option in words for option in ("-f json", "-fjson", "--format json"))
-    status = status_of(_run_app, as_json=as_json)
+    status = stopped_early(status_of(_run_app, as_json=as_json), signals)
     signals.ended = True
     close_stdout()
     signals.release()

@@ -43,6 +43,8 @@ def status_of(action: Callable[[], int | None], *, as_json: bool) -> int:
     except MemoryError as error:
         say("\n".join(["error: not enough memory", "hint: give the process more of it", *_notes(error)]))
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # a signal in the middle of an import
+            return _stopped(error.__cause__)
         _say_other(error, as_json=as_json)
     return FAILED
 
@@ -79,6 +81,8 @@ class Signals:
         self._before: dict[int, Any] = {}
         self.ended = False
         """Whether the exit status stands already."""
+        self.number: int | None = None
+        """The first signal that came."""
 
     def catch(self) -> None:
         """From now on."""
@@ -94,7 +98,7 @@ class Signals:
     def _stop(self, number: int, _: object) -> None:
         if self.ended or self._under_way() is not None:
             return
-        error = Stopped(number)
+        error, self.number = Stopped(number), self.number or number
         self._under_way = weakref.ref(error)
         try:
             raise error
@@ -127,6 +131,13 @@ def text_of(error: CkptDoctorError) -> str:
 def _notes(error: BaseException) -> list[str]:
     """What those have added whom it came through: what is in place, what was left behind."""
     return [f"note: {printable(note)}" for note in getattr(error, "__notes__", ())]
+
+
+def stopped_early(status: int, signals: Signals) -> int:
+    """The exit status where a signal came while commands were looked up: the parser makes a silent 130 of every one."""
+    if status != 128 + signal.SIGINT or signals.number in (None, signal.SIGINT):
+        return status
+    return _stopped(Stopped(signals.number))
 
 
 def _stopped(error: KeyboardInterrupt) -> int:

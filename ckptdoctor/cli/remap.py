@@ -54,9 +54,9 @@ class WriteChoices(NamedTuple):
     optimizer: Annotated[
         str, typer.Option("--optimizer", metavar="WHAT", help="Optimizer states: keep, follow (the map) or drop.")
     ] = "keep"
-    weights_only: Annotated[bool, typer.Option("--weights-only", help="Leave out everything around the weights.")] = (
-        False
-    )
+    weights_only: Annotated[
+        bool, typer.Option("--weights-only", help="Leave out what stands around the weights, but numbers and texts.")
+    ] = False
     source_model: Annotated[
         str | None,
         typer.Option(

@@ -67,7 +67,11 @@ def what_follows(
     """
     graph, place = source.envelope
     if options.weights_only:
-        return Following(notes=("everything around the weights was left out",) if graph.has_envelope else ())
+        return Following(
+            notes=("what stands around the weights was left out, but for plain numbers and texts",)
+            if graph.has_envelope
+            else ()
+        )
     if options.follow_optimizer and not writer.keeps_envelope:
         raise UsageError(
             f"{writer.name} has no place for optimizer states: they cannot follow",

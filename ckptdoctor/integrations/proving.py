@@ -63,6 +63,8 @@ def assert_loaded(model: nn.Module, receipt: ReceiptLike, *, allow_random: str |
     quantised), never loaded. Raises UsageError where the receipt has no digests, and CheckpointNotFound or CorruptCheckpoint
     where it cannot be read.
     """
+    if not hasattr(model, "named_modules") or isinstance(model, type):
+        raise UsageError(f"assert_loaded takes a module, not {type(model).__name__}", hint="give the model itself")
     allowed = tuple(map(parse_pattern, several(allow_random)))
     try:
         found = receipt_of(receipt)

@@ -10,7 +10,7 @@ from ckptdoctor.model import Manifest
 from ckptdoctor.plan import Plan, balance_of
 from ckptdoctor.reports.base import Column, Page, Row, Table
 from ckptdoctor.reports.keys_table import keys_table
-from ckptdoctor.text import plural
+from ckptdoctor.text import listing, plural
 
 if TYPE_CHECKING:
     from ckptdoctor.policy import Verdict
@@ -51,7 +51,8 @@ def comparison_page(comparison: Comparison) -> Page:
 
 def _judgement(verdict: Verdict) -> str:
     """Passed or failed, and of what the sentence does not speak by itself."""
-    others = [each.id for each in verdict.findings if not each.passed and each.id not in ("random", "max-random")]
+    failed = [each for each in verdict.findings if not each.passed and each.id not in ("random", "max-random")]
+    others = [f"unsafe: {listing(each.keys, 3)}" if each.id == "unsafe" else each.id for each in failed]
     return "passed" if verdict.passed else f"failed ({', '.join(others)})" if others else "failed"
 
 

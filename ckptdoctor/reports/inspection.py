@@ -50,7 +50,7 @@ def inspection_page(inspection: Inspection) -> Page:
     files = f", {manifest.origin.files:,} files" if manifest.origin.files > 1 else ""
     return Page(
         title=f"{manifest.origin.reference} ({manifest.origin.kind}{files})",
-        facts=(*_facts(manifest), *inspection.facts),
+        facts=(*_facts(manifest), *inspection.facts, *_harmless(inspection.globals)),
         tables=(
             _table(manifest, inspection.every_key),
             *_globals_tables(inspection.globals),
@@ -102,9 +102,19 @@ def _row(text: str, spec: TensorSpec, count: int) -> Row:
     return Row((text, shape_text(spec.shape), spec.dtype.name, spec.kind, f"{count:,}", parameters))
 
 
+def _harmless(globals_: Sequence[Exposure]) -> list[str]:
+    """In a line, what needs no table: which is so for nearly every file."""
+    inert = bool(globals_) and all(each.danger == "inert" for each in globals_)
+    return (
+        [f"unpickling it would make tensors and containers only ({plural(len(globals_), 'global')}, all inert)"]
+        if inert
+        else []
+    )
+
+
 def _globals_tables(globals_: Sequence[Exposure]) -> tuple[Table, ...]:
-    """What unpickling the file would call: a row for each global, and one for all that are inert."""
-    if not globals_:
+    """What the file's pickles name, where that is not inert: a row for each global, and one for all that are."""
+    if all(each.danger == "inert" for each in globals_):
         return ()
     columns = (Column("CLASS"), Column("GLOBAL", fold=True), Column("WHERE", fold=True))
     rows = []
@@ -115,7 +125,7 @@ def _globals_tables(globals_: Sequence[Exposure]) -> tuple[Table, ...]:
             rows.append(Row((danger, f"{more:,} more", ""), tone))
     if inert := [each.global_name for each in globals_ if each.danger == "inert"]:
         rows.append(Row(("inert", ", ".join(inert), "")))
-    return (Table(columns, tuple(rows), "Unpickling it would call (ckptdoctor does not):"),)
+    return (Table(columns, tuple(rows), "Unpickling it would make or call (ckptdoctor does not):"),)
 
 
 def _data(inspection: Inspection) -> dict[str, Any]:
@@ -135,7 +145,7 @@ def _data(inspection: Inspection) -> dict[str, Any]:
     ]
     name = "target" if inspection.is_target else "source"
     globals_ = [
-        {"global": each.global_name, "class": each.danger, "places": list(each.places), "uses": each.uses}
+        {"global": each.global_name, "class": each.danger, "places": list(each.places), "uses": each.uses or None}
         for each in inspection.globals
     ]
     health = {} if inspection.health is None else {"health": health_data(inspection.health)}

@@ -30,6 +30,8 @@ from ckptdoctor.pickles.patch import patch, track
 from ckptdoctor.pickles.tensors import StorageNode, storage_of, tensor_node
 from ckptdoctor.unpickling import dangerous_globals
 
+_SCALARS = (type(None), bool, int, float, str)
+
 
 @dataclass(slots=True)
 class Contents:
@@ -54,8 +56,9 @@ def contents(origin: Envelope, tensors: Sequence[OutputTensor], options: WriteOp
     if options.weights_only or not isinstance(source, TensorGraph):
         root = CallNode("reduce", GlobalNode("collections", "OrderedDict"), ())
         node = with_pairs(root, _pairs(tensors, {}, _New("0", result.new_storages)))
-        for name in reversed(origin.place):
-            node = DictNode([(name, node)])
+        around = source.around(origin.place) if isinstance(source, TensorGraph) else []
+        for name, mapping in zip(reversed(origin.place), reversed(around), strict=False):
+            node = DictNode([*_scalars(mapping, name), (name, node)])
         result.pickle = emit(node)
         result.storages = _storages(parse(result.pickle))
         return result
@@ -77,6 +80,12 @@ def contents(origin: Envelope, tensors: Sequence[OutputTensor], options: WriteOp
     result.storages = _storages(written)
     result.check = partial(_check, source, replacements.pairs)
     return result
+
+
+def _scalars(mapping: Node, place: str) -> Pairs:
+    """Numbers and texts directly around the weights: Lightning does not open a file without its own version."""
+    pairs = mapping_pairs(mapping) or []
+    return [(key, value) for key, value in pairs if type(key) is str and key != place and type(value) in _SCALARS]
 
 
 def _edit_around(
