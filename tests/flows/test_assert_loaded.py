@@ -487,6 +487,12 @@ def test_a_file_of_an_init_and_a_tie_and_a_cast(tmp_path: Path) -> None:
     assert told(wrong(model, out)) == {"c": "2 everywhere, not as in the file"}
 
 
+@pytest.mark.parametrize("model", [{}, nn.Linear, None])
+def test_what_is_no_module_is_said(folder: Path, model: Any) -> None:
+    with pytest.raises(UsageError, match="takes a module, not"):
+        ckptdoctor.assert_loaded(model, folder / "start.pt")
+
+
 def test_receipts_survive_their_file(folder: Path, tmp_path: Path) -> None:
     receipt: Receipt = read_receipt(folder / "start.pt")
     (tmp_path / "elsewhere.pt.receipt.json").write_text(receipt_json(receipt))

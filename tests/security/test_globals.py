@@ -36,6 +36,28 @@ CASES = {
     "what a call returns, called": (
         {"a": b.call("mypackage.get", b.text("x")) + b.tuple_() + b"R"}, (), "the result of mypackage.get", ["a"],
     ),
+    "what getattr fetches, called": (
+        {"a": b.call("builtins.getattr", b.global_("mypackage.Config"), b.text("__subclasses__")) + b.tuple_() + b"R"}, (),
+        "mypackage.Config.__subclasses__", ["a"],
+    ),
+    "an attribute of an object, by an odd name": (
+        {"a": b.call("__builtin__.getattr", CONFIG, b.text("__globals__"))}, (), "an object.its.__globals__", ["a"],
+    ),
+    "a function that imports by name": (
+        {"a": b.call("torch._utils._import_dotted_name", b.text("os.system"))}, (), "torch._utils._import_dotted_name", ["a"],
+    ),
+    "a function of torch that calls what it is given": (
+        {"a": b.call("torch._tensor._rebuild_from_type_v2", CONFIG, b.global_("torch.Tensor"), b.tuple_(), b"}")}, (),
+        "what torch._tensor._rebuild_from_type_v2 is given", ["a"],
+    ),
+    "a function of torch that calls what is named": (
+        {"a": b.call("torch._tensor._rebuild_from_type_v2", b.global_("linecache.getline"), b.global_("torch.Tensor"),
+                     b.tuple_(), b"}")}, (), "linecache.getline", ["a"],
+    ),
+    "a function over a tree": (
+        {"a": b.call("torch.utils._pytree.tree_map", b.global_("mypackage.run"), b.list_())}, (),
+        "torch.utils._pytree.tree_map", ["a"],
+    ),
     "an extension": ({"a": b"\x82\7" + b.tuple_() + b"R"}, (), "copyreg.extension 7", ["a"]),
     "thrown away": ({}, (HARM, b"0"), "os.system", ["thrown away (byte 2 of the pickle)"]),
     "inert, called and thrown away": (
