@@ -251,7 +251,7 @@ def _is_torch_function(module: str, name: str) -> bool:
 def _reaches_out(package: str, name: str) -> bool:
     """Whether a path of attributes leads elsewhere than to a class in a class: `serialization.os.system` of torch does."""
     first, *rest = name.split(".")
-    if not rest:
+    if not rest or (len(rest) == 1 and rest[0].isupper() and not rest[0].startswith("_")):  # a member of an enumeration
         return False
     odd = any(part.startswith("__") or part in _WAYS_OUT or _is_of_python(part) for part in (first, *rest))
     return odd or package in ("torch", "numpy") or _is_of_python(package)

@@ -107,7 +107,17 @@ def test_the_class_of_a_global(name: str, wanted: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["math:sqrt", "typing:Callable", "builtins:len", "functools:lru_cache", "numpy:memmap", "torch:relu"]
+    "name",
+    [
+        "math:sqrt",
+        "http:HTTPStatus.OK",
+        "torch.distributed.fsdp.api:StateDictType.FULL_STATE_DICT",
+        "typing:Callable",
+        "builtins:len",
+        "functools:lru_cache",
+        "numpy:memmap",
+        "torch:relu",
+    ],
 )
 def test_what_is_only_named_runs_nothing(name: str) -> None:
     module, _, attribute = name.partition(":")
